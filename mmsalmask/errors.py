@@ -1,0 +1,9 @@
+"""The one exception a user is meant to read."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot work.
+
+    The message is one sentence (two at most) that says what is wrong and what to do about it. The
+    command line tools print it alone, without a traceback, and exit with status 2.
+    """
