@@ -1,0 +1,23 @@
+"""Where the photo sets for tests and measurements lie: plain tar files, found, never fetched."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_photos(name: str) -> Path | None:
+    """Path of ``<name>.tar``, or ``None`` where it is absent.
+
+    Looks in the folder that ``MMSALMASK_PHOTOS`` names, else in ``data/`` of this checkout, else in
+    a ``data/`` folder one or two levels below the checkout's parent.
+    """
+    if folder := os.environ.get("MMSALMASK_PHOTOS"):
+        candidates = [Path(folder)]
+    else:
+        parent = ROOT.parent
+        candidates = [ROOT / "data", *parent.glob("data"), *parent.glob("*/data")]
+    for candidate in candidates:
+        if (archive := candidate / f"{name}.tar").is_file():
+            return archive
+    return None

@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests."""
+
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests"))
+
+from photos import find_photos  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Unpack a set of real photos by name and return its folder; skip the test where it is absent.
+
+    ``photos("coco-mini")`` → the folder that holds what ``coco-mini.tar`` contains.
+    """
+    unpacked = {}
+
+    def get(name: str) -> Path:
+        if name not in unpacked:
+            archive = find_photos(name)
+            if archive is None:
+                pytest.skip(f"{name}.tar is not here; set MMSALMASK_PHOTOS to the folder it lies in")
+            target = tmp_path_factory.mktemp(name)
+            with tarfile.open(archive) as tar:
+                tar.extractall(target, filter="data")
+            unpacked[name] = target
+        return unpacked[name]
+
+    return get
