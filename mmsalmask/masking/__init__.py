@@ -1,0 +1,33 @@
+"""WHICH patches are masked and WITH WHAT; plain PyTorch."""
+
+from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
+from mmsalmask.masking.filters import gaussian_blur, high_pass
+from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
+from mmsalmask.masking.patches import (
+    balanced_patches,
+    foreground_patches,
+    random_patches,
+    random_windows,
+    to_pixels,
+)
+from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Strategy, StrongBlur
+
+__all__ = [
+    "HighPassNoise",
+    "MaskedViews",
+    "MeanFill",
+    "SaliencyMasker",
+    "Strategy",
+    "StrongBlur",
+    "balanced_patches",
+    "blur_fill",
+    "foreground_patches",
+    "gaussian_blur",
+    "high_pass",
+    "mask_ratios",
+    "mean_fill",
+    "noise_fill",
+    "random_patches",
+    "random_windows",
+    "to_pixels",
+]

@@ -1,0 +1,25 @@
+"""WITH WHAT: the pixels that stand where a patch was removed. All in normalised units."""
+
+import torch
+from torch import Generator, Tensor
+
+from mmsalmask.masking.filters import gaussian_blur
+
+
+def noise_fill(images: Tensor, std: float, generator: Generator | None = None) -> Tensor:
+    """Gaussian noise of the given standard deviation, drawn anew for every image.
+
+    Returns (N, C, H, W) of the images' shape and dtype.
+    """
+    noise = torch.empty_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
+    return noise.normal_(0, std, generator=generator).to(images.dtype)
+
+
+def blur_fill(images: Tensor, kernel_size: int = 31, sigma: float = 10.0) -> Tensor:
+    """The same view strongly blurred, (N, C, H, W): its colours stay, its content goes."""
+    return gaussian_blur(images, kernel_size, sigma)
+
+
+def mean_fill(images: Tensor) -> Tensor:
+    """The view's own mean per channel, (N, C, 1, 1), to be broadcast."""
+    return images.mean((-2, -1), keepdim=True)

@@ -1,0 +1,278 @@
+"""The masker: saliency → foreground → patches → fill, for a batch of view pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mmsalmask.errors import InputError
+from mmsalmask.masking.patches import (
+    balanced_patches,
+    foreground_patches,
+    random_patches,
+    random_windows,
+    to_pixels,
+)
+from mmsalmask.masking.strategies import Role, Strategy
+from mmsalmask.saliency import Frozen, foreground, pool_to_grid
+
+# Sides of the focal windows, published for views of 224 px; they scale with the view.
+FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
+
+Draw = Callable[[Tensor, Tensor, Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class MaskedViews:
+    """What the encoders see, and why.
+
+    Attributes:
+        query, key: (N, 3, H, W).
+        hard_negatives: M tensors (N, 3, H, W).
+        query_mask, key_mask: bool (N, 1 or 3, H, W), True where a pixel was replaced; ``None`` for
+            a view that is not masked.
+        hard_negative_masks: M masks like those.
+        query_saliency, key_saliency: (N, gh, gw); ``None`` without a localizer.
+        query_foreground, key_foreground: bool (N, gh, gw); ``None`` without a localizer.
+    """
+
+    query: Tensor
+    key: Tensor
+    hard_negatives: list[Tensor] = field(default_factory=list)
+    query_mask: Tensor | None = None
+    key_mask: Tensor | None = None
+    hard_negative_masks: list[Tensor] = field(default_factory=list)
+    query_saliency: Tensor | None = None
+    key_saliency: Tensor | None = None
+    query_foreground: Tensor | None = None
+    key_foreground: Tensor | None = None
+
+
+class SaliencyMasker(nn.Module):
+    """Mask the query of a view pair and make hard negatives of its key (paper, §3).
+
+    The query loses the same share of foreground and background; the key stays clean; a hard
+    negative is the key's crop with most of its foreground masked. Holds no parameters: the
+    localizer is kept :class:`~mmsalmask.saliency.Frozen`, outside of the module tree.
+
+    Args:
+        strategy: what the encoder sees and what fills a mask.
+        localizer: module (N, 3, H, W) → saliency (N, h, w), or ``None`` for random masking (MSCN).
+        grid: patches per side, or (rows, columns).
+        offset: foreground threshold, mean − offset·std of the map.
+        query_ratio: range of the share r of patches that the query loses, uniform per image.
+        hard_negative_ratio: range of the share of the foreground that a hard negative loses.
+        hard_negatives: M, how many hard negatives per image; 0 for none.
+        masked_views: which views are masked: the method masks the query alone.
+        patches: where the masked patches come from; all but ``balanced`` are ablations.
+            ``foreground`` and ``background`` draw the share r of that side only.
+
+    Raises:
+        InputError: for ratios outside [0, 1] or reversed, an unknown choice, or a choice that needs
+            a localizer where there is none.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        localizer: nn.Module | None = None,
+        grid: int | tuple[int, int] = 7,
+        offset: float = 0.6,
+        query_ratio: tuple[float, float] = (0.05, 0.25),
+        hard_negative_ratio: tuple[float, float] = (0.4, 0.7),
+        hard_negatives: int = 1,
+        masked_views: Literal["query", "key", "both"] = "query",
+        patches: Literal["balanced", "random", "foreground", "background"] = "balanced",
+    ) -> None:
+        super().__init__()
+        self.strategy = strategy
+        self.localizer = None if localizer is None else Frozen(localizer)
+        self.grid = _check_grid(grid)
+        self.offset = offset
+        self.query_ratio = _check_range("query_ratio", query_ratio)
+        self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
+        self.hard_negatives = hard_negatives
+        self.masked_views = masked_views
+        self.patches = patches
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        if self.masked_views not in ("query", "key", "both"):
+            raise InputError(
+                f"masked_views must be 'query', 'key' or 'both', got {self.masked_views!r}"
+            )
+        if self.patches not in ("balanced", "random", "foreground", "background"):
+            raise InputError(
+                "patches must be 'balanced', 'random', 'foreground' or 'background', "
+                f"got {self.patches!r}"
+            )
+        if not isinstance(self.hard_negatives, int) or self.hard_negatives < 0:
+            raise InputError(
+                f"hard_negatives is a number of views per image, got {self.hard_negatives!r}"
+            )
+        if self.localizer is None and self.patches != "random":
+            raise InputError(
+                f"patches={self.patches!r} needs a localizer: give one, or set patches='random'"
+            )
+        if self.localizer is None and self.hard_negatives:
+            raise InputError(
+                "a hard negative hides the object, which needs a localizer: give one, "
+                "or set hard_negatives=0"
+            )
+
+    @torch.no_grad()
+    def forward(
+        self, query: Tensor, key: Tensor, generator: Generator | None = None
+    ) -> MaskedViews:
+        """Mask a batch of normalised view pairs.
+
+        Args:
+            query, key: (N, 3, H, W), normalised.
+            generator: on the views' device; the global one where absent.
+
+        Raises:
+            InputError: for views smaller than the grid, or a saliency map coarser than it.
+        """
+        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key)
+        seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
+        masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
+        if self.masked_views != "key":
+            masked_q, mask_q = self.mask(seen_q, foreground_q, generator)
+        if self.masked_views != "query":
+            masked_k, mask_k = self.mask(seen_k, foreground_k, generator)
+        hard = [self.harden(seen_k, foreground_k, generator) for _ in range(self.hard_negatives)]
+        return MaskedViews(
+            query=masked_q,
+            key=masked_k,
+            hard_negatives=[view for view, _ in hard],
+            query_mask=mask_q,
+            key_mask=mask_k,
+            hard_negative_masks=[mask for _, mask in hard],
+            query_saliency=saliency_q,
+            key_saliency=saliency_k,
+            query_foreground=foreground_q,
+            key_foreground=foreground_k,
+        )
+
+    def mask(
+        self, seen: Tensor, where: Tensor | None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mask views as a positive: foreground and background lose the same share.
+
+        Args:
+            seen: what the encoder sees before masking, (N, 3, H, W).
+            where: its foreground, bool (N, gh, gw); ``None`` without a localizer.
+
+        Returns:
+            The masked views, and the mask, bool (N, 1 or 3, H, W).
+        """
+        return self._hide(seen, where, self._draw_positive, self.query_ratio, "query", generator)
+
+    def harden(
+        self, seen: Tensor, where: Tensor, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make hard negatives of views: most of the foreground goes, the background stays.
+
+        Arguments and returns as in :meth:`mask`.
+        """
+        return self._hide(
+            seen, where, foreground_patches, self.hard_negative_ratio, "hard_negative", generator
+        )
+
+    def _locate(self, query: Tensor, key: Tensor) -> tuple[Tensor | None, ...]:
+        """Saliency and foreground of both views, from one pass of the localizer."""
+        if self.localizer is None:
+            return None, None, None, None
+        saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
+        return *saliency.chunk(2), *foreground(saliency, self.offset).chunk(2)
+
+    def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:
+        if self.patches == "random":
+            return random_patches(ratio, where.shape[-2:], generator)
+        if self.patches == "balanced":
+            return balanced_patches(where, ratio, generator)
+        return foreground_patches(
+            where if self.patches == "foreground" else ~where, ratio, generator
+        )
+
+    def _hide(
+        self,
+        seen: Tensor,
+        where: Tensor | None,
+        draw: Draw,
+        ratio: tuple[float, float],
+        role: Role,
+        generator: Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Replace the masked pixels of a seen view; return it with its mask."""
+        number, device = len(seen), seen.device
+        if where is None:
+            where = torch.ones(number, *self.grid, dtype=torch.bool, device=device)
+        low, high = ratio
+        share = low + (high - low) * torch.rand(number, generator=generator, device=device)
+        mask = to_pixels(self._patches_by_channel(where, share, draw, generator), seen.shape[-2:])
+        if self.strategy.focal_prob:
+            window = random_windows(number, seen.shape[-2:], FOCAL_SHARE[role], device, generator)
+            focal = window if role == "hard_negative" else ~window
+            mask = torch.where(
+                self._coin(number, self.strategy.focal_prob, device, generator), focal, mask
+            )
+        return torch.where(mask, self.strategy.fill(seen, role, generator), seen), mask
+
+    def _patches_by_channel(
+        self, where: Tensor, share: Tensor, draw: Draw, generator: Generator | None
+    ) -> Tensor:
+        """(N, 1 or 3, gh, gw): patches shared by the channels, or drawn for each on its own."""
+        spatial = draw(where, share, generator)[:, None]
+        if not self.strategy.channel_prob:
+            return spatial
+        channelwise = draw(
+            where[:, None].expand(-1, 3, -1, -1), share[:, None].expand(-1, 3), generator
+        )
+        coin = self._coin(len(where), self.strategy.channel_prob, where.device, generator)
+        return torch.where(coin, channelwise, spatial)
+
+    @staticmethod
+    def _coin(
+        number: int, probability: float, device: torch.device, generator: Generator | None
+    ) -> Tensor:
+        toss = torch.rand(number, 1, 1, 1, generator=generator, device=device)
+        return toss < probability
+
+
+def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the foreground's and of the background's pixels that a mask covers.
+
+    Args:
+        mask: bool (N, C, H, W), as in :class:`MaskedViews`.
+        where: foreground, bool (N, gh, gw).
+
+    Returns:
+        Two scalars in [0, 1]: means over the images that have that side; NaN where none has.
+    """
+    object_ = to_pixels(where[:, None], mask.shape[-2:])
+    covered = mask.float().mean(1, keepdim=True)
+    shares = []
+    for side in (object_, ~object_):
+        area = side.sum((1, 2, 3))
+        share = (covered * side).sum((1, 2, 3)) / area
+        shares.append(share[area > 0].mean())
+    return shares[0], shares[1]
+
+
+def _check_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    if min(rows, columns) < 1:
+        raise InputError(f"the patch grid needs at least one row and one column, got {grid!r}")
+    return rows, columns
+
+
+def _check_range(name: str, ratio: tuple[float, float]) -> tuple[float, float]:
+    low, high = ratio
+    if not 0 <= low <= high <= 1:
+        raise InputError(
+            f"{name} must be a range (low, high) with 0 <= low <= high <= 1, got {tuple(ratio)}"
+        )
+    return low, high

@@ -1,0 +1,112 @@
+"""The paper's three strategies: what the encoder sees, which shapes a mask takes, what fills it."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Generator, Tensor
+
+from mmsalmask.errors import InputError
+from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
+from mmsalmask.masking.filters import check_kernel, high_pass
+
+Role = Literal["query", "hard_negative"]
+
+
+class Strategy(Protocol):
+    """What :class:`mmsalmask.masking.SaliencyMasker` asks of a strategy.
+
+    Attributes:
+        focal_prob: share of images whose mask is a focal window instead of patches.
+        channel_prob: of the others, share whose patches are drawn per channel.
+    """
+
+    focal_prob: float
+    channel_prob: float
+
+    def see(self, views: Tensor) -> Tensor:
+        """What the encoder sees of normalised views (N, 3, H, W), before masking."""
+
+    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
+        """What replaces masked pixels of a seen view; broadcastable to (N, 3, H, W)."""
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} must lie in [0, 1], got {value!r}")
+
+
+@dataclass(frozen=True)
+class HighPassNoise:
+    """High-pass filtered views, masked with Gaussian noise in three shapes of mask.
+
+    Removing low frequencies removes the edges that a mask would draw. All views that any encoder
+    sees are filtered, masked or not, and so must be the images of every downstream task.
+
+    Args:
+        kernel_size, sigma: of the Gaussian whose blur is subtracted, in pixels.
+        query_std, hard_negative_std: of the noise, in normalised units.
+        focal_prob: share of images with a focal mask. The query keeps a random window of 200/224 of
+            each side and loses all outside; the hard negative loses a random window of 130/224.
+        channel_prob: of the other images, share with patches drawn per channel.
+
+    Raises:
+        InputError: for an even kernel, σ ≤ 0, a negative std or a probability outside [0, 1].
+    """
+
+    kernel_size: int = 11
+    sigma: float = 5.0
+    query_std: float = 0.18
+    hard_negative_std: float = 0.14
+    focal_prob: float = 0.2
+    channel_prob: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_kernel(self.kernel_size, self.sigma)
+        _check_probability("focal_prob", self.focal_prob)
+        _check_probability("channel_prob", self.channel_prob)
+        if min(self.query_std, self.hard_negative_std) < 0:
+            raise InputError("query_std and hard_negative_std must not be negative")
+
+    def see(self, views: Tensor) -> Tensor:
+        return high_pass(views, self.kernel_size, self.sigma)
+
+    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
+        std = self.query_std if role == "query" else self.hard_negative_std
+        return noise_fill(seen, std, generator)
+
+
+@dataclass(frozen=True)
+class StrongBlur:
+    """Plain views; a masked patch shows the same view strongly blurred. Patches only.
+
+    Raises:
+        InputError: for an even kernel or σ ≤ 0.
+    """
+
+    kernel_size: int = 31
+    sigma: float = 10.0
+    focal_prob = 0.0
+    channel_prob = 0.0
+
+    def __post_init__(self) -> None:
+        check_kernel(self.kernel_size, self.sigma)
+
+    def see(self, views: Tensor) -> Tensor:
+        return views
+
+    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
+        return blur_fill(seen, self.kernel_size, self.sigma)
+
+
+@dataclass(frozen=True)
+class MeanFill:
+    """Plain views; a masked patch shows the view's own mean colour. Patches only."""
+
+    focal_prob = 0.0
+    channel_prob = 0.0
+
+    def see(self, views: Tensor) -> Tensor:
+        return views
+
+    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
+        return mean_fill(seen)

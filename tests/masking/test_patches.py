@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import references
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mmsalmask.errors import InputError
+from mmsalmask.masking import (
+    balanced_patches,
+    foreground_patches,
+    random_patches,
+    random_windows,
+    to_pixels,
+)
+
+grids = st.tuples(st.integers(1, 15), st.integers(1, 15))
+seeds = st.integers(0, 2**31)
+
+
+@st.composite
+def foregrounds_and_ratios(draw):
+    rows, columns = draw(grids)
+    number = draw(st.integers(1, 5))
+    foreground = draw(arrays.arrays(bool, (number, rows, columns)))
+    ratio = draw(
+        arrays.arrays(np.float32, number, elements=st.floats(0, 1, width=32, allow_subnormal=False))
+    )
+    return torch.from_numpy(foreground), torch.from_numpy(ratio), draw(seeds)
+
+
+@given(foregrounds_and_ratios())
+@settings(deadline=None, max_examples=300)
+def test_balanced_counts_are_exact_for_every_image(case):
+    foreground, ratio, seed = case
+    patches = balanced_patches(foreground, ratio, torch.Generator().manual_seed(seed))
+    for chosen, inside, share in zip(patches, foreground, ratio, strict=True):
+        expected = references.balanced_counts(inside.numpy(), share.numpy())
+        assert (int((chosen & inside).sum()), int((chosen & ~inside).sum())) == expected
+
+
+@given(foregrounds_and_ratios())
+@settings(deadline=None, max_examples=300)
+def test_hard_negatives_lose_exactly_their_share_of_the_foreground_and_nothing_else(case):
+    foreground, ratio, seed = case
+    patches = foreground_patches(foreground, ratio, torch.Generator().manual_seed(seed))
+    for chosen, inside, share in zip(patches, foreground, ratio, strict=True):
+        assert int(chosen.sum()) == references.foreground_count(inside.numpy(), share.numpy())
+        if inside.any():
+            assert not (chosen & ~inside).any()
+
+
+@given(grids, st.floats(0, 1, width=32), seeds)
+@settings(deadline=None)
+def test_random_counts_are_exact(grid, ratio, seed):
+    share = torch.tensor([ratio, ratio / 2])
+    patches = random_patches(share, grid, torch.Generator().manual_seed(seed))
+    assert patches.shape == (2, *grid)
+    expected = (share * (grid[0] * grid[1])).floor().long()
+    assert torch.equal(patches.sum((1, 2)), expected)
+
+
+def test_rounding_beyond_the_count_never_masks_the_background():
+    # All 49 patches are foreground and r·49 = 11.515: round gives 12, but n is 11. The released
+    # code went on with a background count of -1, which masked nearly all of the background.
+    foreground = torch.ones(2, 7, 7, dtype=torch.bool)
+    foreground[1, 0, 0] = False
+    for ratio, count in ((0.235, 11), (0.1123, 5), (0.0932, 4)):
+        patches = balanced_patches(foreground, torch.full((2,), ratio))
+        assert torch.equal(patches.sum((1, 2)), torch.full((2,), count))
+
+
+def test_a_single_foreground_patch_counts_as_foreground():
+    # Index 0 too: the released code took a lone patch, and index 0, for none.
+    for position in (0, 24, 48):
+        foreground = torch.zeros(1, 49, dtype=torch.bool)
+        foreground[0, position] = True
+        foreground = foreground.view(1, 7, 7)
+        chosen = foreground_patches(foreground, torch.tensor([0.7]))
+        assert torch.equal(chosen, foreground)
+
+
+def test_an_image_without_foreground_is_masked_at_random():
+    none = torch.zeros(4000, 7, 7, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    query = balanced_patches(none, torch.full((4000,), 0.25), generator)
+    hard = foreground_patches(none, torch.full((4000,), 0.5), generator)
+    assert torch.equal(query.sum((1, 2)), torch.full((4000,), 12))
+    assert torch.equal(hard.sum((1, 2)), torch.full((4000,), 24))
+    for patches, share in ((query, 12 / 49), (hard, 24 / 49)):
+        assert (patches.float().mean(0) - share).abs().max() < 0.04
+
+
+def test_every_patch_of_a_side_is_drawn_equally_often():
+    foreground = torch.zeros(20000, 4, 5, dtype=torch.bool)
+    foreground[:, 1:3, 1:4] = True
+    chosen = balanced_patches(
+        foreground, torch.full((20000,), 0.5), torch.Generator().manual_seed(1)
+    ).float()
+    inside, outside = chosen.mean(0)[foreground[0]], chosen.mean(0)[~foreground[0]]
+    assert (inside - 3 / 6).abs().max() < 0.02
+    assert (outside - 7 / 14).abs().max() < 0.02
+
+
+def test_foreground_and_background_lose_the_same_share_on_average():
+    generator = torch.Generator().manual_seed(2)
+    foreground = torch.rand(20000, 7, 7, generator=generator) < 0.4
+    ratio = 0.05 + 0.2 * torch.rand(20000, generator=generator)
+    chosen = balanced_patches(foreground, ratio, generator)
+    lost = (chosen & foreground).sum() / foreground.sum()
+    lost_behind = (chosen & ~foreground).sum() / (~foreground).sum()
+    assert abs(lost - 0.15) < 0.005
+    # n is rounded down, by half a patch on average, and the background bears it.
+    assert abs(lost_behind - (0.15 - 0.5 / (0.6 * 49))) < 0.005
+
+
+def test_channels_draw_patches_of_their_own_with_the_same_counts():
+    foreground = torch.rand(64, 7, 7) < 0.5
+    ratio = torch.full((64, 3), 0.25)
+    chosen = balanced_patches(foreground[:, None].expand(-1, 3, -1, -1), ratio)
+    assert chosen.shape == (64, 3, 7, 7)
+    assert (chosen.sum((2, 3)) == 12).all()
+    assert (chosen[:, 0] != chosen[:, 1]).flatten(1).any(1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("draw", [balanced_patches, foreground_patches])
+def test_a_generator_makes_a_draw_repeatable(draw):
+    foreground, ratio = torch.rand(8, 7, 7) < 0.5, torch.full((8,), 0.5)
+    first = draw(foreground, ratio, torch.Generator().manual_seed(3))
+    assert torch.equal(first, draw(foreground, ratio, torch.Generator().manual_seed(3)))
+    assert not torch.equal(first, draw(foreground, ratio, torch.Generator().manual_seed(4)))
+
+
+@given(grids, st.integers(0, 40), st.integers(0, 40), seeds)
+@settings(deadline=None, max_examples=60)
+def test_every_pixel_belongs_to_its_patch(grid, extra_rows, extra_columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.rand(2, 3, *grid, generator=generator) < 0.5
+    size = (grid[0] + extra_rows, grid[1] + extra_columns)
+    pixels = to_pixels(patches, size)
+    for image, expected in zip(pixels, patches, strict=True):
+        assert np.array_equal(image.numpy(), references.to_pixels(expected.numpy(), *size))
+
+
+def test_an_image_smaller_than_the_grid_is_refused():
+    with pytest.raises(InputError, match=r"6x224 px is smaller than the 7x7 patch grid"):
+        to_pixels(torch.zeros(1, 1, 7, 7, dtype=torch.bool), (6, 224))
+
+
+@pytest.mark.parametrize("share", [200 / 224, 130 / 224, 1.0, 0.01])
+def test_windows_have_their_size_and_lie_anywhere(share):
+    height, width = 61, 96
+    windows = random_windows(
+        3000, (height, width), share, torch.device("cpu"), torch.Generator().manual_seed(0)
+    )
+    assert windows.shape == (3000, 1, height, width)
+    rows, columns = windows.any(3)[:, 0], windows.any(2)[:, 0]
+    length = (max(1, round(height * share)), max(1, round(width * share)))
+    assert (rows.sum(1) == length[0]).all()
+    assert (columns.sum(1) == length[1]).all()
+    assert (windows.sum((1, 2, 3)) == length[0] * length[1]).all()
+    starts = columns.float().argmax(1)
+    assert starts.min() == 0
+    assert starts.max() == width - length[1]
+    assert abs(starts.float().mean() - (width - length[1]) / 2) < 0.05 * width
