@@ -1,0 +1,64 @@
+"""InfoNCE with hard negatives (paper, eq. 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmsalmask.errors import InputError
+
+
+def contrast_logits(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.2,
+) -> Tensor:
+    """Similarities over τ: column 0 the positive, then the negatives, then the hard negatives.
+
+    Args:
+        query, key: (N, D), ℓ2-normalised.
+        negatives: (K, D), ℓ2-normalised, shared by all queries.
+        hard_negatives: (N, D) or (N, M, D), ℓ2-normalised, row i belonging to query i alone.
+        penalty: ρ, factor on the similarity to a hard negative.
+        temperature: τ > 0.
+
+    Returns:
+        float32 (N, 1 + K + M).
+
+    Raises:
+        InputError: for τ ≤ 0 or hard negatives that are not one row per query.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature must be positive, got {temperature!r}")
+    # In half precision e^{q·k/τ} at small τ loses what distinguishes the negatives.
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, negatives = query.float(), key.float(), negatives.float()
+        logits = [(query * key).sum(1, keepdim=True), query @ negatives.t()]
+        if hard_negatives is not None:
+            if len(hard_negatives) != len(query):
+                raise InputError(
+                    f"every query needs hard negatives of its own: {len(query)} queries, "
+                    f"{len(hard_negatives)} rows of hard negatives"
+                )
+            own = hard_negatives.float().view(len(query), -1, query.shape[1])
+            logits.append(penalty * torch.einsum("nd,nmd->nm", query, own))
+        return torch.cat(logits, dim=1) / temperature
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.2,
+) -> Tensor:
+    """Mean over i of −log( e^{q·k/τ} / (e^{q·k/τ} + Σ_n e^{q·n/τ} + Σ_m e^{ρ·q·h_m/τ}) ).
+
+    Arguments and errors are those of :func:`contrast_logits`. Returns a float32 scalar.
+    """
+    logits = contrast_logits(query, key, negatives, hard_negatives, penalty, temperature)
+    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, positive)
