@@ -212,14 +212,19 @@ class SaliencyMasker(nn.Module):
             where = torch.ones(number, *self.grid, dtype=torch.bool, device=device)
         low, high = ratio
         share = low + (high - low) * torch.rand(number, generator=generator, device=device)
-        mask = to_pixels(self._patches_by_channel(where, share, draw, generator), seen.shape[-2:])
-        if self.strategy.focal_prob:
+        patches = self._patches_by_channel(where, share, draw, generator)
+        if not self.strategy.focal_prob:
+            mask = to_pixels(patches, seen.shape[-2:])
+        else:
+            focal = self._coin(number, self.strategy.focal_prob, device, generator)
             window = random_windows(number, seen.shape[-2:], FOCAL_SHARE[role], device, generator)
-            focal = window if role == "hard_negative" else ~window
-            mask = torch.where(
-                self._coin(number, self.strategy.focal_prob, device, generator), focal, mask
-            )
-        return torch.where(mask, self.strategy.fill(seen, role, generator), seen), mask
+            window = (window if role == "hard_negative" else ~window) & focal
+            # Patches of focal images go while they are few: one pass over the pixels is spared.
+            mask = to_pixels(patches & ~focal, seen.shape[-2:]).logical_or_(window)
+        fill = self.strategy.fill(seen, role, generator)
+        # Fresh memory costs more than the selection: a fill of the view's size is written over.
+        out = fill if fill.shape == seen.shape else None
+        return torch.where(mask, fill, seen, out=out), mask
 
     def _patches_by_channel(
         self, where: Tensor, share: Tensor, draw: Draw, generator: Generator | None

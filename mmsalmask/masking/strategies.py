@@ -27,7 +27,10 @@ class Strategy(Protocol):
         """What the encoder sees of normalised views (N, 3, H, W), before masking."""
 
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
-        """What replaces masked pixels of a seen view; broadcastable to (N, 3, H, W)."""
+        """What replaces masked pixels of seen views: a new tensor, broadcastable to (N, 3, H, W).
+
+        The masker may write over it.
+        """
 
 
 def _check_probability(name: str, value: float) -> None:
