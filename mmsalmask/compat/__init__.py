@@ -1,0 +1,84 @@
+"""Every seam with the outside: mmcv's operators, and how mmengine finds and marks configs.
+
+The seams are finders on ``sys.meta_path``, so that nothing is imported before somebody asks for it:
+installing them costs no import of torch, mmengine or mmcv, and needs none of them.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+
+def name_config_scopes(config_utils) -> None:
+    """What a config may name before ``::``, as a module that every distribution has.
+
+    mmengine looks 'mmseg' up as 'mmsegmentation', which the OneDL line calls otherwise, and then
+    reports it as not installed; a name that is no distribution it looks up as a module.
+    """
+    config_utils.MODULE2PACKAGE.update({"mmsalmask": "mmsalmask", "mmseg": "mmseg"})
+
+
+def leave_own_configs_unmarked(config) -> None:
+    """Let ``_base_ = 'mmsalmask::…'`` inherit as if the file lay beside the config.
+
+    mmengine marks what comes from another package with that package's scope. Our configs name
+    mmpretrain's parts without a prefix, which under the scope ``mmsalmask`` nobody would find.
+    """
+    marked = config.Config._get_cfg_path
+    if getattr(marked, "leaves_own_unmarked", False):
+        return
+
+    def unmarked(cfg_path, filename):
+        path, scope = marked(cfg_path, filename)
+        return path, None if scope == "mmsalmask" else scope
+
+    unmarked.leaves_own_unmarked = True
+    config.Config._get_cfg_path = staticmethod(unmarked)
+
+
+AMENDMENTS = {
+    "mmengine.config.utils": name_config_scopes,
+    "mmengine.config.config": leave_own_configs_unmarked,
+}
+
+
+class OperatorFinder(MetaPathFinder):
+    """Finds ``mmcv._ext`` in :mod:`mmsalmask.compat.mmcv_ext` when nobody else has found it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != "mmcv._ext":
+            return None
+        return spec_from_file_location(fullname, Path(__file__).with_name("mmcv_ext.py"))
+
+
+class AmendingFinder(MetaPathFinder):
+    """Amends the modules of ``AMENDMENTS`` at the moment they are imported."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in AMENDMENTS:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_amend(module):
+                execute(module)
+                AMENDMENTS[fullname](module)
+
+            spec.loader.exec_module = execute_and_amend
+        return spec
+
+
+def install() -> None:
+    """Install all seams; idempotent, and without effect where mmcv or mmengine is absent."""
+    # Compared by name, because a reloaded package brings new classes of the same name.
+    present = {type(finder).__qualname__ for finder in sys.meta_path}
+    if OperatorFinder.__qualname__ not in present:
+        sys.meta_path.append(OperatorFinder())  # last, so that compiled operators always win
+    if AmendingFinder.__qualname__ not in present:
+        sys.meta_path.insert(0, AmendingFinder())  # first, or the ordinary finder answers
+    for name, amend in AMENDMENTS.items():
+        if name in sys.modules:
+            amend(sys.modules[name])
