@@ -1,0 +1,54 @@
+"""Heads: from embeddings to losses and what is logged beside them."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmsalmask.errors import InputError
+from mmsalmask.losses import contrast_logits
+from mmsalmask.registry import MODELS
+
+
+@MODELS.register_module()
+class HardNegativeContrastiveHead(BaseModule):
+    """InfoNCE with hard negatives and the contrast accuracy (paper, eq. 3).
+
+    Args:
+        temperature: τ.
+        penalty: ρ, factor on the similarity to a hard negative.
+
+    Raises:
+        InputError: for τ ≤ 0.
+    """
+
+    def __init__(self, temperature: float = 0.2, penalty: float = 2.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature must be positive, got {temperature!r}")
+        self.temperature = temperature
+        self.penalty = penalty
+
+    def loss(
+        self, query: Tensor, key: Tensor, negatives: Tensor, hard_negatives: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Loss and accuracy of a batch.
+
+        Args:
+            query, key: (N, D), ℓ2-normalised.
+            negatives: (K, D), ℓ2-normalised.
+            hard_negatives: (N, M, D), ℓ2-normalised, or ``None``.
+
+        Returns:
+            ``loss``, and ``contrast_accuracy``: the percentage of queries closer to their key than
+            to any negative and, times ρ, to any hard negative.
+        """
+        logits = contrast_logits(
+            query, key, negatives, hard_negatives, self.penalty, self.temperature
+        )
+        positive = logits.new_zeros(len(logits), dtype=torch.long)
+        correct = logits.detach().argmax(1) == 0
+        return {
+            "loss": F.cross_entropy(logits, positive),
+            "contrast_accuracy": 100 * correct.float().mean(),
+        }

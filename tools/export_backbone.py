@@ -1,0 +1,115 @@
+"""Take the backbone out of a pretraining checkpoint, for mmpretrain, mmdet, mmseg and others.
+
+The file holds the query encoder's backbone alone, without prefix. mmengine reads .pth files but
+not .safetensors, so .pth is the default for openmmlab. No code of the checkpoint is executed.
+"""
+
+import argparse
+from pathlib import Path
+
+from torch import Tensor
+
+from mmsalmask.checkpoint import (
+    backbone_state,
+    describe,
+    load_checkpoint,
+    local_file,
+    save_backbone,
+)
+from mmsalmask.cli import report_errors
+from mmsalmask.errors import InputError
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="a file, http(s):// or torchvision://<model>")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="file to write: .pth, .safetensors, or .pkl for detectron2; default: beside the "
+        "checkpoint, <its name>_backbone.pth (.pkl for detectron2)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["openmmlab", "torchvision", "detectron2"],
+        default="openmmlab",
+        help="whose names the tensors get; the last two can hold plain ResNets only "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+    return parser.parse_args(arguments)
+
+
+def choose_output(source: Path, given: str, out: Path | None, naming: str, force: bool) -> Path:
+    if out is None:
+        suffix = ".pkl" if naming == "detectron2" else ".pth"
+        folder = Path() if "://" in given else source.parent
+        out = folder / f"{source.stem}_backbone{suffix}"
+    if out.exists() and out.samefile(source):
+        raise InputError(f"{out} is the checkpoint itself: name another file with --out")
+    if out.exists() and not force:
+        raise InputError(f"{out} exists already: name another file, or overwrite it with --force")
+    return out
+
+
+def parameters(state: dict[str, Tensor]) -> int:
+    """Number of trained values: all but BatchNorm's statistics."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(value.numel() for name, value in state.items() if not name.endswith(statistics))
+
+
+def usage(out: Path, naming: str, facts: dict[str, str], deep_stem: bool) -> str:
+    """One line that says how the file is used."""
+    if naming == "detectron2" and out.suffix != ".safetensors":
+        first = "True" if facts["style"] == "caffe" else "False"
+        return (
+            f"detectron2: MODEL.WEIGHTS {out} MODEL.RESNETS.STRIDE_IN_1X1 {first} "
+            "INPUT.FORMAT RGB, with the pixel mean and std of the pretraining"
+        )
+    if naming == "openmmlab" and out.suffix == ".pth":
+        style = "" if facts["style"] == "unknown" else f"style='{facts['style']}', "
+        start = f"backbone=dict({style}init_cfg=dict(type='Pretrained', checkpoint='{out}'))"
+        if deep_stem:
+            return f"mmpretrain: {start}; mmdet and mmseg name a deep stem's tensors otherwise"
+        return (
+            f"mmpretrain, mmdet, mmseg: {start}, "
+            "and in mmdet's C4 models the same in roi_head.shared_head"
+        )
+    if naming == "torchvision" and out.suffix == ".pth":
+        return (
+            f"torchvision: model.load_state_dict(torch.load('{out}', weights_only=True)"
+            "['state_dict'], strict=False)  # only fc is missing"
+        )
+    return (
+        f"PyTorch: state = safetensors.torch.load_file('{out}'); "
+        "mmengine and detectron2 read .pth only"
+    )
+
+
+@report_errors()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    source = local_file(options.checkpoint)
+    out = choose_output(source, options.checkpoint, options.out, options.format, options.force)
+    checkpoint = load_checkpoint(source)
+    state = backbone_state(checkpoint)
+    facts = describe(checkpoint, source)
+    if options.format == "torchvision" and facts["style"] == "caffe":
+        raise InputError(
+            "a ResNet of style 'caffe' has its stride in other layers than torchvision's ResNet: "
+            "its weights would fit and compute something else"
+        )
+    written = save_backbone(state, out, options.format, facts)
+    print(
+        f"{out}: {len(written)} tensors, {parameters(written) / 1e6:.2f} million parameters, "
+        f"{options.format} names, high_pass={facts['high_pass']}"
+    )
+    deep_stem = any(name.startswith("stem.") for name in state)
+    print(usage(out, options.format, facts, deep_stem))
+
+
+if __name__ == "__main__":
+    main()
