@@ -1,0 +1,281 @@
+"""Any folder of images, with a small tolerance for broken ones."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from mmpretrain.datasets import BaseDataset
+
+from mmsalmask.datasets.loading import EXTENSIONS, BrokenImage
+from mmsalmask.errors import InputError
+from mmsalmask.registry import DATASETS
+
+_HOW_TO_SET = "set data_root, for example with --cfg-options data_root=/path/to/images"
+
+
+@DATASETS.register_module()
+class ImageFolder(BaseDataset):
+    """Every image below a folder, sorted by path.
+
+    Subfolders are searched to any depth, symbolic links followed, each folder once (so a loop of
+    links ends). Names that begin with a dot are left out: they are thumbnails and the second files
+    of foreign file systems. A link that leads nowhere is listed and then found broken.
+
+    In training, an image for which the pipeline raises :class:`BrokenImage` is marked and replaced
+    by another, which depends on its index alone: a run stays reproducible, and images that follow
+    a damaged stretch of files are not drawn more often than others. In ``test_mode`` it is an
+    error, since a replacement would change the result.
+
+    The marks lie in shared memory, one byte per image: what a worker finds, the main process and
+    the other workers see, whether they were forked or spawned. A marked image is not tried again.
+
+    Args:
+        data_root: the folder.
+        pipeline: transforms, as configs or callables; the first is usually
+            ``dict(type='mmsalmask.LoadImage')``.
+        with_label: take the subfolder below ``data_root`` that an image lies in as its class.
+            ``metainfo['classes']`` are the subfolders' names, sorted, ``gt_label`` indexes them.
+        extensions: the files that count as images, whatever the case.
+        indices: use the first so many images only, or these.
+        test_mode: raise on a broken image instead of replacing it.
+        lazy_init: search the folder at the first use instead of now.
+
+    Raises:
+        InputError: the folder is missing, not readable, empty or without images, or with_label
+            finds no classes, empty ones, or images outside them.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        pipeline: Sequence = (),
+        with_label: bool = False,
+        extensions: Sequence[str] = EXTENSIONS,
+        indices: int | Sequence[int] | None = None,
+        test_mode: bool = False,
+        lazy_init: bool = False,
+    ) -> None:
+        if isinstance(extensions, str) or not all(e.startswith(".") for e in extensions):
+            raise InputError(
+                f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}"
+            )
+        self.with_label = with_label
+        self.extensions = tuple(extension.lower() for extension in extensions)
+        super().__init__(
+            ann_file="",
+            data_root=os.path.expanduser(data_root or ""),
+            pipeline=pipeline,
+            indices=indices,
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """One dict per image: ``img_path`` and, with labels, ``gt_label``."""
+        check_folder(self.data_root)
+        if self.with_label:
+            self._refuse_loose_images()
+            return self.load_labelled(_subfolders(self.data_root))
+        paths, others = _find_images([self.data_root], self.extensions)
+        if not paths:
+            raise InputError(self._no_images(others))
+        return [{"img_path": path} for path in paths]
+
+    def load_labelled(self, classes: Sequence[str]) -> list[dict]:
+        """The images of these subfolders of ``data_root``, which become the classes."""
+        found = [
+            _find_images([os.path.join(self.data_root, name)], self.extensions) for name in classes
+        ]
+        if not any(paths for paths, _ in found):
+            raise InputError(
+                f"{self.data_root} has no class subfolders with images: with_label=True needs "
+                f"{os.path.join(self.data_root, '<class>', '<image>')}"
+            )
+        empty = [name for name, (paths, _) in zip(classes, found, strict=True) if not paths]
+        if empty:
+            raise InputError(
+                f"{some_names(empty)} below {self.data_root} hold no images though each subfolder "
+                "is a class: remove them or add images"
+            )
+        self._metainfo["classes"] = tuple(classes)
+        return [
+            {"img_path": path, "gt_label": label}
+            for label, (paths, _) in enumerate(found)
+            for path in paths
+        ]
+
+    def _refuse_loose_images(self) -> None:
+        loose = [
+            entry.name
+            for entry in _list_folder(self.data_root)
+            if os.path.splitext(entry.name)[1].lower() in self.extensions and not _is_folder(entry)
+        ]
+        if loose:
+            raise InputError(
+                f"{some_names(sorted(loose))} lie in {self.data_root} itself and have no class: "
+                "with_label=True needs every image in the subfolder of its class"
+            )
+
+    def _no_images(self, others: Counter) -> str:
+        if not others:
+            return f"image folder {self.data_root} is empty: {_HOW_TO_SET}"
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+        return (
+            f"image folder {self.data_root} has no images: looked for "
+            f"{' '.join(self.extensions)} and found {kinds} instead"
+        )
+
+    def full_init(self) -> None:
+        """Search the folder, once."""
+        if self._fully_initialized:
+            return
+        super().full_init()
+        self._clear_marks()
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keep these images only; none of them is marked."""
+        super().get_subset_(indices)
+        self._clear_marks()
+
+    def get_subset(self, indices: int | Sequence[int]) -> "ImageFolder":
+        """A dataset of these images only, with marks of its own."""
+        subset = super().get_subset(indices)
+        subset._clear_marks()
+        return subset
+
+    def _clear_marks(self) -> None:
+        self.broken = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def __setstate__(self, state: dict) -> None:
+        # A copy (mmengine's Runner makes one of a dataset it is given) leaves shared memory; a
+        # spawned worker receives marks that are shared already and stay the same.
+        self.__dict__.update(state)
+        if self._fully_initialized:
+            self.broken.share_memory_()
+
+    def __getitem__(self, index: int) -> dict:
+        """What the pipeline makes of image ``index`` or, if it is broken, of its replacement.
+
+        Raises:
+            InputError: the image is broken and this is ``test_mode``; or as many replacements as
+                ``max_refetch`` were broken too.
+        """
+        self.full_init()
+        index = range(len(self))[index]
+        error = None
+        for candidate in self._candidates(index):
+            if self.broken[candidate] and not self.test_mode:
+                continue
+            try:
+                item = self.prepare_data(candidate)
+            except BrokenImage as broken:
+                error = broken
+                self.broken[candidate] = 1
+                if self.test_mode:
+                    raise InputError(
+                        f"{broken.path} cannot be read ({broken.reason}), and leaving it out would "
+                        "change the result: repair it or remove it"
+                    ) from broken
+                continue
+            # None is the family's way to ask for another image; this one is not broken.
+            if item is not None:
+                return item
+        raise InputError(
+            f"image {index} below {self.data_root} and all tried instead of it cannot be read: "
+            f"repair the folder ({error or 'all were found broken before'})"
+        )
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """The index, then others spread over the whole dataset, each once."""
+        size = len(self)
+        # Neighbours of a broken file are often broken as well. The golden section spreads the
+        # steps evenly, and a stride prime to the size meets every image before it comes back.
+        stride = max(1, round(size * (math.sqrt(5) - 1) / 2))
+        while math.gcd(stride, size) > 1:
+            stride += 1
+        for attempt in range(min(size, self.max_refetch + 1)):
+            yield (index + attempt * stride) % size
+
+    def broken_files(self) -> list[str]:
+        """The paths of the images found broken so far by any process of this machine's loader."""
+        self.full_init()
+        return [self.get_data_info(i)["img_path"] for i in self.broken.nonzero().flatten().tolist()]
+
+    def extra_repr(self) -> list[str]:
+        """The lines of the dataset's printed form that are its own."""
+        return [f"Image folder: \t{self.data_root}"]
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def check_folder(folder: str) -> None:
+    """Refuse a folder that is not given, missing, or a file."""
+    if not folder:
+        raise InputError(f"no image folder is given: {_HOW_TO_SET}")
+    if not os.path.exists(folder):
+        raise InputError(f"image folder {folder} does not exist: {_HOW_TO_SET}")
+    if not os.path.isdir(folder):
+        raise InputError(f"{folder} is a file, not a folder of images: {_HOW_TO_SET}")
+
+
+def _list_folder(folder: str) -> list[os.DirEntry]:
+    """What lies in a folder, without hidden names, in no particular order."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"folder {folder} cannot be read ({error.strerror}): give it the right permissions or "
+            "remove it"
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """Whether it is a file or a link that leads nowhere; pipes and devices would block a reader."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # a link to itself
+        return True
+
+
+def _subfolders(folder: str) -> list[str]:
+    return sorted(entry.name for entry in _list_folder(folder) if _is_folder(entry))
+
+
+def _find_images(roots: list[str], extensions: tuple[str, ...]) -> tuple[list[str], Counter]:
+    """All images below the folders, sorted, and a count of the other files by extension."""
+    wanted = frozenset(extensions)
+    images, others, seen = [], Counter(), set()
+    folders = list(roots)
+    while folders:
+        folder = folders.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inner = []
+        for entry in _list_folder(folder):
+            extension = os.path.splitext(entry.name)[1].lower()
+            if _is_folder(entry):
+                inner.append(entry.path)
+            elif extension in wanted and _is_file(entry):
+                images.append(entry.path)
+            else:
+                others[extension or "without extension"] += 1
+        # Of two links to one folder the same one must win on every file system.
+        folders.extend(sorted(inner, reverse=True))
+    images.sort()
+    return images, others

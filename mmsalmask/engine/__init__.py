@@ -1,0 +1,15 @@
+"""What surrounds a training run: hooks, safe checkpoints, pictures, launching."""
+
+from mmsalmask.engine.broken_images import BrokenImagesHook
+from mmsalmask.engine.gallery import draw_gallery
+from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
+from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
+
+__all__ = [
+    "BrokenImagesHook",
+    "MaskGalleryHook",
+    "SafeCheckpointHook",
+    "TrainingStatisticsHook",
+    "draw_gallery",
+    "write_atomically",
+]

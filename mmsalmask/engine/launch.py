@@ -1,0 +1,91 @@
+"""From a checked config to a runner that trains or tests."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmsalmask.checkpoint import check_matches, load_checkpoint
+from mmsalmask.config import check_config
+from mmsalmask.errors import InputError
+
+
+def set_work_dir(config: Config, work_dir: str | None) -> None:
+    """Where logs and checkpoints go: the argument, else the config's, else ``work_dirs/<name>``."""
+    if work_dir is not None:
+        config.work_dir = work_dir
+    elif config.get("work_dir") is None:
+        config.work_dir = str(Path("work_dirs") / Path(config.filename).stem)
+
+
+def use_amp(config: Config, dtype: str) -> None:
+    """Train under autocast in ``dtype``, ``float16`` with dynamic loss scaling or ``bfloat16``.
+
+    Raises:
+        InputError: where there is no accelerator, or the config has another optimizer wrapper.
+    """
+    if not torch.cuda.is_available():
+        raise InputError("--amp needs a GPU, and there is none here: train without it")
+    wrapper = config.optim_wrapper
+    if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise InputError(
+            f"--amp replaces OptimWrapper, but the config has {wrapper.type}: set its precision "
+            "in the config instead"
+        )
+    wrapper.type = "AmpOptimWrapper"
+    wrapper.dtype = dtype
+    wrapper.loss_scale = "dynamic" if dtype == "float16" else dict(enabled=False)
+
+
+def set_resume(config: Config, resume: str) -> None:
+    """Resume from a checkpoint file, or with ``auto`` from the newest one in the work directory.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if resume == "auto":
+        resume = find_latest_checkpoint(config.work_dir)
+        if resume is None:
+            raise InputError(
+                f"--resume: there is no checkpoint in {config.work_dir}: check --work-dir, give "
+                "--resume a file, or start without it"
+            )
+    if not Path(resume).is_file():
+        raise InputError(f"--resume: checkpoint {resume} does not exist")
+    config.resume, config.load_from = True, str(resume)
+
+
+def build_runner(config: Config) -> Runner:
+    """Check everything that can be checked before time is spent, then build the runner.
+
+    Raises:
+        InputError: for whatever :func:`mmsalmask.config.check_config` refuses, and for a
+            ``load_from`` whose tensors are not those of the model.
+    """
+    check_config(config)
+    if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
+        _distribute_over_cpus(config)
+    runner = Runner.from_cfg(config)
+    if config.get("load_from"):
+        state = load_checkpoint(config.load_from)
+        check_matches(runner.model, state.get("state_dict", state), config.load_from)
+    return runner
+
+
+def _distribute_over_cpus(config: Config) -> None:
+    """mmengine takes a launcher to mean GPUs; without any, join the processes through gloo."""
+    if config.launcher != "pytorch":
+        raise InputError("without GPUs only --launcher pytorch (torchrun) can distribute training")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config.setdefault(
+        "model_wrapper_cfg",
+        dict(
+            type="MMDistributedDataParallel",
+            broadcast_buffers=False,
+            find_unused_parameters=config.get("find_unused_parameters", False),
+        ),
+    )
