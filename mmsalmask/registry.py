@@ -18,3 +18,9 @@ TRANSFORMS = Registry(
 )
 METRICS = Registry("metric", parent=root.METRICS, scope=_SCOPE, locations=["mmsalmask.evaluation"])
 HOOKS = Registry("hook", parent=root.HOOKS, scope=_SCOPE, locations=["mmsalmask.engine"])
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper",
+    parent=root.OPTIM_WRAPPERS,
+    scope=_SCOPE,
+    locations=["mmsalmask.engine"],
+)

@@ -28,7 +28,9 @@ def photos(tmp_path_factory):
         if name not in unpacked:
             archive = find_photos(name)
             if archive is None:
-                pytest.skip(f"{name}.tar is not here; set MMSALMASK_PHOTOS to the folder it lies in")
+                pytest.skip(
+                    f"{name}.tar is not here; set MMSALMASK_PHOTOS to the folder it lies in"
+                )
             target = tmp_path_factory.mktemp(name)
             with tarfile.open(archive) as tar:
                 tar.extractall(target, filter="data")

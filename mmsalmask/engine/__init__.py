@@ -1,11 +1,13 @@
 """What surrounds a training run: hooks, safe checkpoints, pictures, launching."""
 
+from mmsalmask.engine.autocast import BFloat16OptimWrapper
 from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "MaskGalleryHook",
     "SafeCheckpointHook",

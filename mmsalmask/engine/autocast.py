@@ -6,11 +6,12 @@ from contextlib import contextmanager
 import torch
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from mmsalmask.registry import OPTIM_WRAPPERS
 
-@OPTIM_WRAPPERS.register_module(name="mmsalmask.BFloat16OptimWrapper")
+
+@OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
     """mmengine's ``OptimWrapper`` with the forward pass under bfloat16 autocast.
 

@@ -21,22 +21,27 @@ def set_work_dir(config: Config, work_dir: str | None) -> None:
 
 
 def use_amp(config: Config, dtype: str) -> None:
-    """Train under autocast in ``dtype``, ``float16`` with dynamic loss scaling or ``bfloat16``.
+    """Train under autocast: ``float16`` with dynamic loss scaling, or ``bfloat16`` without.
 
     Raises:
-        InputError: where there is no accelerator, or the config has another optimizer wrapper.
+        InputError: for float16 without a GPU, or a config with another optimizer wrapper.
     """
-    if not torch.cuda.is_available():
-        raise InputError("--amp needs a GPU, and there is none here: train without it")
     wrapper = config.optim_wrapper
     if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
         raise InputError(
             f"--amp replaces OptimWrapper, but the config has {wrapper.type}: set its precision "
             "in the config instead"
         )
-    wrapper.type = "AmpOptimWrapper"
-    wrapper.dtype = dtype
-    wrapper.loss_scale = "dynamic" if dtype == "float16" else dict(enabled=False)
+    if dtype == "bfloat16":
+        wrapper.type = "mmsalmask.BFloat16OptimWrapper"
+        return
+    if not torch.cuda.is_available():
+        raise InputError(
+            "--amp in float16 needs a GPU, and there is none here: try --amp bfloat16, "
+            "which a recent CPU runs too"
+        )
+    wrapper.type, wrapper.dtype = "AmpOptimWrapper", dtype
+    wrapper.setdefault("loss_scale", "dynamic")
 
 
 def set_resume(config: Config, resume: str) -> None:

@@ -514,7 +514,7 @@ print([type(f).__name__ for f in sys.meta_path if type(f).__module__ == "mmsalma
 print(type(sys.meta_path[-1]).__name__)
 """
     lines = run_python(code).splitlines()
-    assert lines == ["['ConfigScopeFinder', 'OperatorFinder']", "OperatorFinder"]
+    assert lines == ["['AmendingFinder', 'OperatorFinder']", "OperatorFinder"]
 
 
 def test_mmsalmask_is_imported_without_mmengine_and_mmcv():

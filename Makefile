@@ -1,0 +1,43 @@
+# Everything starts here: `make demo`, `make test`. Both install what is missing first.
+
+VENV ?= .venv
+PYTHON ?=
+# The tested pair; the newest one tested is TORCH=2.15.0 TORCHVISION=0.29.2.
+TORCH ?= 2.11.0
+TORCHVISION ?= 0.26.0
+
+INSTALL = VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCHVISION='$(TORCHVISION)' tools/install.sh
+RUN = '$(VENV)/bin/python'
+
+.PHONY: help install demo test environment-key clean
+
+help:
+	@echo "make demo     install, then pretrain on drawn images: kNN accuracy, masks, a backbone file"
+	@echo "make test     install, then format, lint, metafiles and all tests"
+	@echo "make install  only bring the environment up to date"
+	@echo "make clean    remove the environment, build folders and caches"
+	@echo "Settings: VENV=$(VENV) PYTHON=$(PYTHON) (3.10 to 3.12) TORCH=$(TORCH) TORCHVISION=$(TORCHVISION)"
+
+install:
+	@$(INSTALL)
+
+demo: install
+	@$(RUN) tools/demo.py
+
+test: install
+	@echo "== ruff format"
+	@$(RUN) -m ruff format --check . || { echo "Not formatted: run $(VENV)/bin/ruff format ." >&2; exit 1; }
+	@echo "== ruff check"
+	@$(RUN) -m ruff check . || { echo "Lint: mend the above ($(VENV)/bin/ruff check --fix . does part)" >&2; exit 1; }
+	@echo "== metafiles"
+	@$(RUN) -m pytest tests/test_metafiles.py || { echo "Metafiles, configs and published tables disagree." >&2; exit 1; }
+	@echo "== tests"
+	@$(RUN) -m pytest --ignore=tests/test_metafiles.py
+
+environment-key:
+	@$(INSTALL) key
+
+clean:
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)' '$(VENV).lock'; fi
+	@rm -rf build dist mmsalmask.egg-info mmsalmask/.mim .pytest_cache .ruff_cache .hypothesis
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

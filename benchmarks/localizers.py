@@ -1,0 +1,199 @@
+"""How well each localizer finds the objects of real photos, and what it costs.
+
+    python benchmarks/localizers.py [--photos coco-mini] [--split val train]
+        [--backbone resnet50 --checkpoint torchvision://resnet50] [--json FILE]
+
+The photos are resized to 224x224. The union of an image's instance masks (crowds included),
+averaged over a 7x7 grid and cut at 0.5, is the true foreground; the score is the area under the ROC
+curve of the 49 patch values, averaged over the images that have both kinds of patch. The constants
+of ``BoundaryPriorSaliency`` were chosen on ``train``; ``val`` is for reporting.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from photos import ROOT, find_photos
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+sys.path.insert(0, str(ROOT))
+
+from mmsalmask.errors import InputError
+from mmsalmask.saliency import (
+    BoundaryPriorSaliency,
+    Frozen,
+    SpectralResidualSaliency,
+    centre_prior,
+    pool_to_grid,
+)
+
+SIDE, GRID, BATCH = 224, 7, 64
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+Localizer = Callable[[Tensor], Tensor]
+
+
+def coco_photos(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Normalised images (N, 3, 224, 224) and true foreground (N, 7, 7) bool of a COCO folder."""
+    from pycocotools.coco import COCO
+
+    annotations = folder / "annotations" / f"instances_{split}2017.json"
+    if not annotations.is_file():
+        raise InputError(f"there is no {annotations}: use a COCO set that has the split {split}")
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its own progress
+        coco = COCO(str(annotations))
+    images, masks = [], []
+    for index in sorted(coco.imgs):
+        info = coco.imgs[index]
+        with Image.open(folder / f"{split}2017" / info["file_name"]) as photo:
+            image = photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        union = np.zeros((info["height"], info["width"]), dtype=np.uint8)
+        for annotation in coco.imgToAnns[index]:
+            union |= coco.annToMask(annotation)
+        mask = Image.fromarray(union).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
+        masks.append(torch.from_numpy(np.array(mask)).float())
+    normalised = (torch.stack(images) - IMAGENET_MEAN) / IMAGENET_STD
+    return normalised, pool_to_grid(torch.stack(masks), GRID) >= 0.5
+
+
+def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that a true value ranks above a false one, ties half.
+
+    Args:
+        scores: (n,) numbers.
+        truth: (n,) bool, with both kinds in it.
+    """
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # ties share the mean of their ranks
+    positives = truth.sum()
+    above = rank[truth].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (truth.size - positives)))
+
+
+def score(saliency: Tensor, truth: Tensor) -> tuple[float, int]:
+    """Mean ROC AUC of maps (N, h, w) against (N, 7, 7), and the number of images it counts."""
+    values = pool_to_grid(saliency, GRID).flatten(1).numpy()
+    scores = [
+        roc_auc(value, true)
+        for value, true in zip(values, truth.flatten(1).numpy(), strict=True)
+        if 0 < true.sum() < true.size
+    ]
+    return float(np.mean(scores)), len(scores)
+
+
+def measure(localizer: Localizer, images: Tensor, truth: Tensor) -> dict:
+    """Score, images counted, and the fastest of three timings of one batch in ms per image."""
+    batch, times = images[:BATCH], []
+    with torch.no_grad():
+        saliency = torch.cat([localizer(part) for part in images.split(BATCH)])
+        for _ in range(3):
+            start = time.perf_counter()
+            localizer(batch)
+            times.append(time.perf_counter() - start)
+    auc, counted = score(saliency, truth)
+    milliseconds = 1000 * min(times) / len(batch)
+    return {"score": round(auc, 4), "images": counted, "ms_per_image": round(milliseconds, 3)}
+
+
+def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Localizer]:
+    """Everything the table compares, by name."""
+    boundary = BoundaryPriorSaliency()
+    found = {
+        "centre prior alone": lambda x: centre_prior((28, 28)).expand(len(x), -1, -1),
+        "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),
+        "border distance, no prior": boundary.border_distance,
+        "BoundaryPriorSaliency": Frozen(boundary),
+    }
+    if backbone:
+        depth = re.fullmatch(r"resnet(\d+)", backbone)
+        if depth is None:
+            raise InputError(f"--backbone must look like resnet50, got {backbone!r}")
+        from mmsalmask.models.localizers import backbone_saliency
+
+        config = {"type": "ResNet", "depth": int(depth[1])}
+        module = backbone_saliency(backbone=config, checkpoint=checkpoint)
+        found[f"{backbone}, {checkpoint}"] = Frozen(module)
+    return found
+
+
+def commit() -> str | None:
+    """The checked-out commit, or ``None`` outside a repository or before its first commit."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
+    answer = subprocess.run(git, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
+    parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
+    parser.add_argument("--backbone", help="also measure this ResNet, e.g. resnet50")
+    parser.add_argument("--checkpoint", help="its weights: a path or torchvision://resnet50")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if bool(arguments.backbone) != bool(arguments.checkpoint):
+        parser.error("--backbone and --checkpoint go together: a random backbone locates nothing")
+    torch.manual_seed(arguments.seed)
+
+    archive = find_photos(arguments.photos)
+    if archive is None:
+        raise InputError(
+            f"{arguments.photos}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in"
+        )
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        for split in arguments.split:
+            images, truth = coco_photos(Path(folder) / arguments.photos, split)
+            chosen = localizers(arguments.backbone, arguments.checkpoint)
+            results[split] = {name: measure(fn, images, truth) for name, fn in chosen.items()}
+
+    for split, rows in results.items():
+        table = Table(title=f"{arguments.photos}, {split}")
+        table.add_column("localizer")
+        for heading in ("ROC AUC", "images", "ms / image"):
+            table.add_column(heading, justify="right")
+        for name, row in rows.items():
+            table.add_row(
+                name, f"{row['score']:.4f}", str(row["images"]), f"{row['ms_per_image']:.2f}"
+            )
+        Console().print(table)
+    if arguments.json:
+        record = {
+            "command": " ".join(["python", "benchmarks/localizers.py", *sys.argv[1:]]),
+            "commit": commit(),
+            "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+            "torch": torch.__version__,
+            "seed": arguments.seed,
+            "photos": arguments.photos,
+            "results": results,
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,33 @@
+default_scope = 'mmpretrain'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # Writes to a temporary file, then renames; removes an outdated checkpoint only afterwards.
+    checkpoint=dict(type='mmsalmask.SafeCheckpointHook', interval=10, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'))
+
+custom_hooks = [
+    # Adds images/s and the actual mask ratios to each log line.
+    dict(type='mmsalmask.TrainingStatisticsHook', interval=50),
+    # Pictures of views, saliency and masks, under work_dir/masks.
+    dict(type='mmsalmask.MaskGalleryHook', interval=10),
+    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+]
+
+visualizer = dict(
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend'),
+                  dict(type='TensorboardVisBackend')])
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+
+log_processor = dict(type='LogProcessor', window_size=50)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0)

@@ -1,0 +1,52 @@
+# Small enough for two CPU cores: ResNet-18 at 64 px on images drawn by tools/demo.py, or on any
+# folder of small photos with --cfg-options data_root=/path/to/images.
+_base_ = [
+    '../_base_/models/mocov2_resnet50.py',
+    '../_base_/datasets/image_folder_mocov2.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    queue_len=2048,
+    momentum=0.99,
+    backbone=dict(depth=18),
+    neck=dict(in_channels=512, hid_channels=512))
+
+size = 64
+epochs = 12
+data_root = 'data/demo/train'
+view_pipeline = [
+    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.2, 1.)),
+    *_base_.view_pipeline[1:],
+]
+train_pipeline = [
+    _base_.train_pipeline[0],
+    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
+    _base_.train_pipeline[2],
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=2,
+    pin_memory=False,
+    dataset=dict(data_root=data_root, pipeline=train_pipeline))
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=5e-4))
+param_scheduler = [
+    dict(
+        type='CosineAnnealingLR',
+        T_max=epochs,
+        by_epoch=True,
+        end=epochs,
+        convert_to_iter_based=True)
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
+
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=2))
+custom_hooks = [
+    dict(type='mmsalmask.TrainingStatisticsHook', interval=10),
+    dict(type='mmsalmask.MaskGalleryHook', interval=4),
+    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+]

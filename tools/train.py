@@ -1,0 +1,51 @@
+"""Train what a config describes: pretraining here, downstream tasks of mmdet and mmseg alike."""
+
+import argparse
+import os
+
+import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
+from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.config import load_config
+from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir, use_amp
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    config_arguments(parser)
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="float16",
+        choices=["float16", "bfloat16"],
+        help="mixed precision: float16 (GPU, the default) or bfloat16 (GPU, or a recent CPU)",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from the newest checkpoint of the work directory, or from this one",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    arguments = parser.parse_args()
+    os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with report_errors():
+        config = load_config(arguments.config, arguments.cfg_options)
+        config.launcher = arguments.launcher
+        set_work_dir(config, arguments.work_dir)
+        if arguments.amp:
+            use_amp(config, arguments.amp)
+        if arguments.resume:
+            set_resume(config, arguments.resume)
+        build_runner(config).train()
+
+
+if __name__ == "__main__":
+    main()
