@@ -103,7 +103,11 @@ def main() -> None:
     begin = provenance(options.seed)
     with ThreadPoolExecutor(options.jobs) as pool:
         results = dict(
-            zip(options.methods, pool.map(lambda name: run(name, options), options.methods))
+            zip(
+                options.methods,
+                pool.map(lambda name: run(name, options), options.methods),
+                strict=True,
+            )
         )
     table = Table(title=f"kNN after {options.epochs} epochs at {options.size} px")
     for column in ("method", "top-1 %", "mean per class %", "pretraining, min"):

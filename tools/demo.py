@@ -1,0 +1,101 @@
+"""The main job in a few minutes: draw images, pretrain with masks, look, evaluate, export.
+
+    python tools/demo.py [--out work_dirs/demo] [--seed 0]
+
+Needs no data, no labels in training and no GPU. Everything it makes lies in one folder.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from mmsalmask.cli import report_errors
+from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18_demo.py"
+
+
+def call(script: str, *words: str | Path) -> None:
+    """Run another tool where its output can be watched; stop where it stops."""
+    command = [sys.executable, str(ROOT / "tools" / script), *map(str, words)]
+    if status := subprocess.run(command).returncode:
+        raise InputError(f"tools/{script} ended with status {status}; see its output above")
+
+
+def evaluate(checkpoint: str | Path, data: Path, seed: int, result: Path) -> float:
+    """kNN top-1 in percent on the test pictures, the training pictures being the neighbours."""
+    call(
+        "knn.py",
+        CONFIG,
+        checkpoint,
+        *("--train", data / "train", "--test", data / "test"),
+        *("--seed", seed, "--json", result),
+    )
+    return json.loads(result.read_text())["top1"]
+
+
+def draw_curve(work: Path, picture: Path) -> None:
+    """Loss and contrast accuracy over the iterations of the newest run in ``work``."""
+    log = max(work.glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    steps = [line["step"] for line in lines]
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    for axis, key, title in zip(
+        figure.subplots(1, 2),
+        ("loss", "contrast_accuracy"),
+        ("contrastive loss", "query closest to its key, %"),
+        strict=True,
+    ):
+        axis.plot(steps, [line[key] for line in lines], color="tab:blue")
+        axis.set(title=title, xlabel="iteration")
+        axis.grid(alpha=0.3)
+    figure.savefig(picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    out, seed, console = arguments.out, arguments.seed, Console()
+    data, work = out / "data", out / f"seed_{seed}"
+    with report_errors():
+        console.rule("drawing images")
+        draw_demo_set(data)
+        console.rule("pretraining without labels")
+        start = time.perf_counter()
+        call(
+            "train.py",
+            CONFIG,
+            *("--work-dir", work),
+            *("--cfg-options", f"data_root={data / 'train'}", f"randomness.seed={seed}"),
+        )
+        minutes = (time.perf_counter() - start) / 60
+        console.rule("kNN classification of the test pictures")
+        checkpoint = (work / "last_checkpoint").read_text().strip()
+        before = evaluate("none", data, seed, work / "knn_untrained.json")
+        after = evaluate(checkpoint, data, seed, work / "knn_pretrained.json")
+        draw_curve(work, work / "curve.png")
+        call("export_backbone.py", checkpoint, "-o", work / "backbone.pth", "--force")
+    table = Table(title=f"after {minutes:.1f} minutes of pretraining")
+    table.add_column("ResNet-18")
+    table.add_column("kNN top-1", justify="right")
+    table.add_row("untrained", f"{before:.1f} %")
+    table.add_row("pretrained with saliency masking", f"{after:.1f} %")
+    console.print(table)
+    gallery = max((work / "masks").glob("*.png"), key=lambda path: path.stat().st_mtime)
+    print(f"masks: {gallery}  curve: {work / 'curve.png'}  backbone: {work / 'backbone.pth'}")
+
+
+if __name__ == "__main__":
+    main()
