@@ -12,11 +12,7 @@ of ``BoundaryPriorSaliency`` were chosen on ``train``; ``val`` is for reporting.
 import argparse
 import contextlib
 import io
-import json
-import platform
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -25,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import ROOT, find_photos
+from photos import find_photos
 from PIL import Image
+from results_file import provenance, write_result
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-sys.path.insert(0, str(ROOT))
-
+from mmsalmask.cli import report_errors
 from mmsalmask.errors import InputError
 from mmsalmask.saliency import (
     BoundaryPriorSaliency,
@@ -133,13 +129,6 @@ def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Locali
     return found
 
 
-def commit() -> str | None:
-    """The checked-out commit, or ``None`` outside a repository or before its first commit."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
-    answer = subprocess.run(git, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
@@ -178,22 +167,12 @@ def main() -> None:
             )
         Console().print(table)
     if arguments.json:
-        record = {
-            "command": " ".join(["python", "benchmarks/localizers.py", *sys.argv[1:]]),
-            "commit": commit(),
-            "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "seed": arguments.seed,
-            "photos": arguments.photos,
-            "results": results,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+        write_result(
+            arguments.json,
+            {**provenance(arguments.seed), "photos": arguments.photos, "results": results},
+        )
 
 
 if __name__ == "__main__":
-    try:
+    with report_errors():
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -1,0 +1,94 @@
+"""Render the tables of the README from the data they show.
+
+A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
+benchmarks/results, published ones from benchmarks/published. Run without arguments to rewrite the
+README, with --check to fail if it is not up to date.
+"""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is left-aligned and whose others are figures."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *rows))
+
+
+def origin(data: dict) -> str:
+    parts = (
+        f"`{data['command']}`",
+        f"commit {data['commit']}",
+        data["hardware"],
+        f"torch {data['torch']}",
+    )
+    return "\n" + ", ".join(parts) + ".\n"
+
+
+def published() -> str:
+    with open(ROOT / "benchmarks" / "published" / "table1_linear.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["framework"] in ("-", "MoCov2")]
+    table = [
+        [row["method"], row["imagenet100_top1"], row["caltech101_top1"], row["flowers102_top1"]]
+        for row in rows
+    ]
+    return markdown(["method (MoCo v2)", "ImageNet-100", "Caltech-101", "Flowers-102"], table)
+
+
+def caltech() -> str:
+    data = result("caltech101_knn.json")
+    rows = [
+        [name, f"{one['knn']['top1']:.1f}", f"{one['knn']['mean_per_class']:.1f}"]
+        for name, one in data["results"].items()
+    ]
+    return markdown(["pretraining", "top-1 %", "mean per class %"], rows) + origin(data)
+
+
+def masking() -> str:
+    data = result("masking.json")
+    rows = [
+        [name, f"{row['copies']:.1f}", f"{row['copies_beyond_filter']:.1f}"]
+        for name, row in data["results"].items()
+        if row["copies_beyond_filter"] is not None
+    ]
+    return markdown(["masking of one view", "copies", "beyond the filter"], rows) + origin(data)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "published": published,
+    "caltech": caltech,
+    "masking": masking,
+}
+
+
+def render(text: str) -> str:
+    """The text with every marked table rendered anew."""
+    return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    written = README.read_text()
+    rendered = render(written)
+    if check and rendered != written:
+        sys.exit("README.md is not up to date: run python benchmarks/render.py")
+    README.write_text(rendered)
+
+
+if __name__ == "__main__":
+    main()
