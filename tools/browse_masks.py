@@ -1,0 +1,230 @@
+"""Look at what a config masks: a picture, and how much of foreground and background is masked.
+
+Images pass through the config's own training pipeline and preprocessor, on the CPU. Without IMAGES
+they are those of its training data. Files keep their order; the images of a folder are shuffled by
+--seed. Where a batch needs more images than there are, they are used again, in other views.
+
+    python tools/browse_masks.py CONFIG photo.jpg more/photos -o masks.png --batches 5
+    python tools/browse_masks.py CONFIG more/photos --cfg-options \\
+        model.data_preprocessor.masker.strategy.type=mmsalmask.StrongBlur
+"""
+
+import argparse
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.config import check_config, load_config
+from mmsalmask.datasets import ImageFolder
+from mmsalmask.datasets.loading import BrokenImage
+from mmsalmask.engine import draw_gallery
+from mmsalmask.errors import InputError
+from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
+from mmsalmask.models import MaskingDataPreprocessor
+from mmsalmask.registry import DATASETS, MODELS
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    config_arguments(parser)
+    parser.add_argument("images", nargs="*", metavar="IMAGES", help="files and folders of images")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("masks.png"), help="the picture (%(default)s)"
+    )
+    parser.add_argument("--rows", type=int, default=6, help="images shown (%(default)s)")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=1,
+        help="batches, of the config's size, whose masks are counted (%(default)s); the picture "
+        "shows the first",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of images, views and masks (%(default)s)"
+    )
+    parser.add_argument(
+        "--localizer-map",
+        action="store_true",
+        help="show the localizer's own map instead of its mean over each patch",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    if min(options.rows, options.batches) < 1:
+        parser.error("--rows and --batches must be at least 1")
+    if not 0 <= options.seed < 2**32:
+        parser.error("--seed must lie between 0 and 2**32 - 1")
+    if options.out.suffix.lower() != ".png":
+        parser.error(f"--out {options.out}: the picture is a PNG, name it so")
+    return options
+
+
+def find_images(given: list[str], dataset: Config, seed: int) -> list[dict]:
+    """What a pipeline starts from, a dict with ``img_path`` per image."""
+    files, others = [], []
+    for path in given:
+        if os.path.isdir(path):
+            others += listed(ImageFolder(path))
+        elif os.path.exists(path):
+            files.append({"img_path": path})
+        else:
+            raise InputError(f"image {path} does not exist")
+    if not given:
+        others = listed(DATASETS.build({**dataset, "pipeline": []}))
+    random.Random(seed).shuffle(others)
+    return files + others
+
+
+def listed(dataset) -> list[dict]:
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
+
+
+def draw_batches(
+    images: list[dict], pipeline: Callable, size: int, broken: dict[str, str]
+) -> Iterator[dict]:
+    """Batches without end, of at most ``size`` different images; note in ``broken`` the others."""
+    waiting = deque(images)
+    while True:
+        items = []
+        while len(items) < min(size, len(waiting)):
+            image = waiting.popleft()
+            try:
+                items.append(pipeline(dict(image)))
+            except BrokenImage as error:
+                broken[error.path] = error.reason
+                continue
+            waiting.append(image)
+        if not items:
+            path, reason = next(iter(broken.items()))
+            raise InputError(
+                f"none of the {len(broken)} images can be read ({path}: {reason}): give others"
+            )
+        yield default_collate(items)
+
+
+class Ratios:
+    """What every mask of a run covers, image by image, since not all have both sides."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, list[Tensor]] = {}
+        self.object_shares: list[Tensor] = []
+        self.views = self.plain = 0
+
+    def add(self, views: MaskedViews) -> None:
+        self.views += len(views.query)
+        masks = [
+            ("query", views.query_mask, views.query_foreground),
+            ("key", views.key_mask, views.key_foreground),
+            *(("hard negatives", m, views.key_foreground) for m in views.hard_negative_masks),
+        ]
+        for name, mask, where in masks:
+            if mask is not None:
+                self.shares.setdefault(name, []).extend(shares(mask, where))
+        if views.query_foreground is not None:
+            pixels = to_pixels(views.query_foreground[:, None], views.query.shape[-2:])
+            self.object_shares += pixels.float().mean((1, 2, 3))
+            self.plain += (~views.query_foreground.flatten(1).any(1)).sum().item()
+
+    def line(self) -> str:
+        """Means over the images of the run that have the side in question."""
+        parts = []
+        for name, rows in self.shares.items():
+            means = torch.stack(rows).nanmean(0).mul(100).tolist()
+            sides = ("the view",) if len(means) == 1 else ("foreground", "background")
+            told = [f"{m:.1f} % of {s}" for m, s in zip(means, sides, strict=True) if m == m]
+            parts.append(f"{name}: {', '.join(told)}{'' if parts else ' masked'}")
+        line = "; ".join(parts)
+        if self.object_shares:
+            line += f"; foreground {100 * torch.stack(self.object_shares).mean():.0f} % of the view"
+        if self.plain:
+            line += f", {self.plain} views without any, masked at random"
+        return f"{line} ({self.views} views)"
+
+
+def shares(mask: Tensor, where: Tensor | None) -> list[Tensor]:
+    """Per image the masked share of foreground and background, or, without them, of the view."""
+    if where is None:
+        return list(mask.float().mean((1, 2, 3))[:, None])
+    pairs = zip(mask.split(1), where.split(1), strict=True)
+    return [torch.stack(mask_ratios(*pair)) for pair in pairs]
+
+
+def build_preprocessor(config: Config, given: str) -> MaskingDataPreprocessor:
+    settings = config.get("model", {}).get("data_preprocessor") or config.get("data_preprocessor")
+    if settings is None or settings.get("masker") is None:
+        raise InputError(
+            f"{given} masks nothing: its data_preprocessor has no masker; use a config that has "
+            "one, e.g. configs/demo/mocov2-salmask-mean_resnet18_demo.py"
+        )
+    return MODELS.build(settings)
+
+
+def browse(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.cfg_options)
+    check_config(config)
+    MMLogger.get_instance("browse_masks", log_level="WARNING")
+    DefaultScope.get_instance(
+        "browse_masks", scope_name=config.get("default_scope") or "mmpretrain"
+    )
+    set_random_seed(options.seed)
+    preprocessor = build_preprocessor(config, options.config)
+    masker = preprocessor.masker
+    if options.localizer_map and masker.localizer is None:
+        raise InputError(f"--localizer-map: the masker of {options.config} has no localizer")
+    loader = config.get("train_dataloader") or {}
+    dataset = loader.get("dataset") or {}
+    if not dataset.get("pipeline"):
+        raise InputError(f"{options.config} has no train_dataloader.dataset.pipeline for the views")
+    images = find_images(options.images, dataset, options.seed)
+    broken, ratios, seen = {}, Ratios(), []
+    masker.register_forward_hook(lambda _, plain, masked: seen.append((plain, masked)))
+    batches = draw_batches(
+        images, Compose(dataset.pipeline), loader.get("batch_size") or 64, broken
+    )
+    steps = range(options.batches)
+    if options.batches > 1:
+        steps = track(steps, "masking", console=Console(stderr=True), transient=True)
+    for step in steps:
+        preprocessor(next(batches), training=True)
+        (query, key), masked = seen.pop()
+        ratios.add(masked)
+        if step == 0:
+            if options.localizer_map:
+                masked = replace(masked, query_saliency=masker.localizer(query))
+            draw(query, key, masked, preprocessor, options)
+    if broken:
+        some = "; ".join(f"{path}: {reason}" for path, reason in list(broken.items())[:5])
+        print(f"{len(broken)} broken images skipped ({some}{' …' if len(broken) > 5 else ''})")
+    print(ratios.line())
+    print(options.out)
+
+
+def draw(query: Tensor, key: Tensor, masked: MaskedViews, preprocessor, options) -> None:
+    try:
+        draw_gallery(query, key, masked, preprocessor, options.out, options.rows)
+    except OSError as error:
+        raise InputError(f"{options.out} cannot be written ({error.strerror})") from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    with report_errors():
+        browse(options)
+
+
+if __name__ == "__main__":
+    main()
