@@ -33,6 +33,15 @@ class Strategy(Protocol):
         """
 
 
+def _refuse_other_shapes(strategy: Strategy) -> None:
+    """A blurred or averaged channel beside two untouched ones would be a coloured patch."""
+    if strategy.focal_prob or strategy.channel_prob:
+        raise InputError(
+            f"{type(strategy).__name__} masks patches that all channels share; focal and "
+            "channel-wise masks (focal_prob, channel_prob) go with HighPassNoise"
+        )
+
+
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise InputError(f"{name} must lie in [0, 1], got {value!r}")
@@ -83,16 +92,17 @@ class StrongBlur:
     """Plain views; a masked patch shows the same view strongly blurred. Patches only.
 
     Raises:
-        InputError: for an even kernel or σ ≤ 0.
+        InputError: for an even kernel, σ ≤ 0, or another shape of mask.
     """
 
     kernel_size: int = 31
     sigma: float = 10.0
-    focal_prob = 0.0
-    channel_prob = 0.0
+    focal_prob: float = 0.0
+    channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
         check_kernel(self.kernel_size, self.sigma)
+        _refuse_other_shapes(self)
 
     def see(self, views: Tensor) -> Tensor:
         return views
@@ -103,10 +113,17 @@ class StrongBlur:
 
 @dataclass(frozen=True)
 class MeanFill:
-    """Plain views; a masked patch shows the view's own mean colour. Patches only."""
+    """Plain views; a masked patch shows the view's own mean colour. Patches only.
 
-    focal_prob = 0.0
-    channel_prob = 0.0
+    Raises:
+        InputError: for another shape of mask.
+    """
+
+    focal_prob: float = 0.0
+    channel_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        _refuse_other_shapes(self)
 
     def see(self, views: Tensor) -> Tensor:
         return views

@@ -314,3 +314,10 @@ def test_a_grid_finer_than_the_map_or_the_view_is_refused():
 def test_impossible_strategies_are_refused(options):
     with pytest.raises(InputError):
         HighPassNoise(**options)
+
+
+@pytest.mark.parametrize("strategy", [MeanFill, StrongBlur])
+@pytest.mark.parametrize("shape", ["focal_prob", "channel_prob"])
+def test_only_noise_fills_focal_and_channel_wise_masks(strategy, shape):
+    with pytest.raises(InputError, match=f"{strategy.__name__} masks patches that all channels"):
+        strategy(**{shape: 0.5})
