@@ -77,3 +77,22 @@ def mask_ratios(mask: np.ndarray, foreground: np.ndarray) -> tuple[float, float]
             if side.any():
                 found.append(np.mean([channel[side].mean() for channel in image_mask]))
     return float(np.mean(shares[0])), float(np.mean(shares[1]))
+
+
+def nt_xent(first, second, hard=None, penalty=2.0, temperature=0.1, negatives=()) -> float:
+    """Mean over the 2N anchors of −log of the positive's share, exponentials written out."""
+    losses = []
+    for one, other in ((first, second), (second, first)):
+        for image, anchor in enumerate(one):
+            positive = math.exp(np.dot(anchor, other[image]) / temperature)
+            total = positive
+            for stranger in range(len(first)):
+                if stranger != image:
+                    total += math.exp(np.dot(anchor, first[stranger]) / temperature)
+                    total += math.exp(np.dot(anchor, second[stranger]) / temperature)
+            for negative in negatives:
+                total += math.exp(np.dot(anchor, negative) / temperature)
+            for own in () if hard is None else hard[image]:
+                total += math.exp(penalty * np.dot(anchor, own) / temperature)
+            losses.append(-math.log(positive / total))
+    return sum(losses) / len(losses)

@@ -1,7 +1,7 @@
-"""Batch shuffling across processes, on any backend and device."""
+"""Gathering and batch shuffling across processes, on any backend and device."""
 
 import torch
-from mmengine.dist import all_gather, broadcast, get_rank, get_world_size
+from mmengine.dist import all_gather, all_reduce, broadcast, get_rank, get_world_size
 from torch import Tensor
 
 
@@ -10,6 +10,32 @@ def gather(local: Tensor) -> Tensor:
     if get_world_size() == 1:
         return local
     return torch.cat(all_gather(local.contiguous()))
+
+
+def gather_with_gradient(local: Tensor) -> Tensor:
+    """Concatenate a tensor of every process along the first dimension, with gradient.
+
+    The backward pass sums what all processes' losses ask of a row and hands it to the process the
+    row came from. So if the loss of a joined batch is the mean of the processes' losses, the mean
+    of their gradients (what DDP takes) is its gradient. Keeping each process's own share only, as
+    gathers often do, would divide it by the number of processes.
+
+    Args:
+        local: (N, …), the same N in every process.
+    """
+    return local if get_world_size() == 1 else _Gather.apply(local)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:
+        return gather(local)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        all_reduce(total)
+        return _own(total, len(total) // get_world_size())
 
 
 def shuffle_batch(local: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,5 +66,5 @@ def unshuffle_batch(local: Tensor, order: Tensor) -> Tensor:
     return joined[_own(order.argsort(), len(local))]
 
 
-def _own(order: Tensor, number: int) -> Tensor:
-    return order[get_rank() * number : (get_rank() + 1) * number]
+def _own(joined: Tensor, number: int) -> Tensor:
+    return joined[get_rank() * number : (get_rank() + 1) * number]

@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmsalmask.errors import InputError
-from mmsalmask.losses import contrast_logits
+from mmsalmask.losses import contrast_logits, nt_xent_logits
 from mmsalmask.registry import MODELS
 
 
@@ -24,9 +24,7 @@ class HardNegativeContrastiveHead(BaseModule):
 
     def __init__(self, temperature: float = 0.2, penalty: float = 2.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"temperature must be positive, got {temperature!r}")
-        self.temperature = temperature
+        self.temperature = _check_temperature(temperature)
         self.penalty = penalty
 
     def loss(
@@ -46,9 +44,60 @@ class HardNegativeContrastiveHead(BaseModule):
         logits = contrast_logits(
             query, key, negatives, hard_negatives, self.penalty, self.temperature
         )
-        positive = logits.new_zeros(len(logits), dtype=torch.long)
-        correct = logits.detach().argmax(1) == 0
-        return {
-            "loss": F.cross_entropy(logits, positive),
-            "contrast_accuracy": 100 * correct.float().mean(),
-        }
+        return _loss_and_accuracy(logits)
+
+
+@MODELS.register_module()
+class NTXentHead(BaseModule):
+    """NT-Xent with hard negatives and the contrast accuracy (Chen et al. 2020; paper, §3).
+
+    Args:
+        temperature: τ.
+        penalty: ρ, factor on the similarity to a hard negative.
+
+    Raises:
+        InputError: for τ ≤ 0.
+    """
+
+    def __init__(self, temperature: float = 0.1, penalty: float = 2.0) -> None:
+        super().__init__()
+        self.temperature = _check_temperature(temperature)
+        self.penalty = penalty
+
+    def loss(
+        self,
+        first: Tensor,
+        second: Tensor,
+        hard_negatives: Tensor | None = None,
+        negatives: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss and accuracy of a batch of view pairs.
+
+        Args:
+            first, second: (N, D), ℓ2-normalised.
+            hard_negatives: (N, M, D), ℓ2-normalised, or ``None``.
+            negatives: (K, D), ℓ2-normalised, of images outside this batch, or ``None``.
+
+        Returns:
+            ``loss``, and ``contrast_accuracy``: the percentage of the 2N anchors closer to the
+            image's other view than to any negative and, times ρ, to any hard negative.
+        """
+        return _loss_and_accuracy(
+            nt_xent_logits(first, second, hard_negatives, self.penalty, self.temperature, negatives)
+        )
+
+
+def _loss_and_accuracy(logits: Tensor) -> dict[str, Tensor]:
+    """Cross entropy and top-1 in per cent of logits whose column 0 is the positive."""
+    positive = logits.new_zeros(len(logits), dtype=torch.long)
+    correct = logits.detach().argmax(1) == 0
+    return {
+        "loss": F.cross_entropy(logits, positive),
+        "contrast_accuracy": 100 * correct.float().mean(),
+    }
+
+
+def _check_temperature(temperature: float) -> float:
+    if not temperature > 0:
+        raise InputError(f"temperature must be positive, got {temperature!r}")
+    return temperature

@@ -1,0 +1,82 @@
+"""NT-Xent with hard negatives for every anchor (SimCLR, Chen et al. 2020; paper, §3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmsalmask.errors import InputError
+from mmsalmask.losses.info_nce import contrast_logits
+
+
+def nt_xent_logits(
+    first: Tensor,
+    second: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.1,
+    negatives: Tensor | None = None,
+) -> Tensor:
+    """Similarities over τ of the 2N anchors: row i is image i's first view, row N + i its second.
+
+    Column 0 is the positive, the other view of the image. Columns 1 … 2N are all embeddings of the
+    batch, −∞ for those of the anchor's own image, which are no negatives of it; then come
+    ``negatives``, then the hard negatives of the anchor's image.
+
+    Args:
+        first, second: the two views, (N, D), ℓ2-normalised, any floating dtype.
+        hard_negatives: (N, D) or (N, M, D), ℓ2-normalised; row i belongs to both views of image i
+            and to no other.
+        penalty: ρ, factor on the similarity to a hard negative.
+        temperature: τ > 0.
+        negatives: (K, D), ℓ2-normalised, of images outside this batch (those of the other
+            processes), shared by all anchors.
+
+    Returns:
+        float32 (2N, 1 + 2N + K + M).
+
+    Raises:
+        InputError: for τ ≤ 0, two views of different shape, or hard negatives that are not one row
+            per image.
+    """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise InputError(
+            "the two views need embeddings (N, D) of the same shape, got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    number = len(first)
+    if hard_negatives is not None and len(hard_negatives) != number:
+        raise InputError(
+            f"every image needs hard negatives of its own: {number} images, "
+            f"{len(hard_negatives)} rows of hard negatives"
+        )
+    batch = torch.cat([first, second])
+    logits = contrast_logits(
+        batch,
+        torch.cat([second, first]),
+        batch if negatives is None else torch.cat([batch, negatives]),
+        None if hard_negatives is None else torch.cat([hard_negatives, hard_negatives]),
+        penalty,
+        temperature,
+    )
+    same_image = torch.eye(number, dtype=torch.bool, device=logits.device).repeat(2, 2)
+    logits[:, 1 : 1 + 2 * number].masked_fill_(same_image, float("-inf"))
+    return logits
+
+
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.1,
+    negatives: Tensor | None = None,
+) -> Tensor:
+    """Mean of −log of the positive's share over the 2N anchors.
+
+    For anchor a of image i with positive p, and z running over the embeddings of other images:
+    −log( e^{a·p/τ} / (e^{a·p/τ} + Σ_z e^{a·z/τ} + Σ_m e^{ρ·a·h_im/τ}) ). Arguments and errors are
+    those of :func:`nt_xent_logits`. Returns a float32 scalar.
+    """
+    logits = nt_xent_logits(first, second, hard_negatives, penalty, temperature, negatives)
+    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, positive)
