@@ -32,7 +32,7 @@ test: install
 	@echo "== metafiles"
 	@$(RUN) -m pytest tests/test_metafiles.py || { echo "Metafiles, configs and published tables disagree." >&2; exit 1; }
 	@echo "== tests"
-	@$(RUN) -m pytest --ignore=tests/test_metafiles.py
+	@$(RUN) -m pytest -n auto --ignore=tests/test_metafiles.py
 
 environment-key:
 	@$(INSTALL) key

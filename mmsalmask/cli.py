@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -49,16 +50,24 @@ def report_errors() -> Iterator[None]:
     defect of ours and passes untouched, with its traceback. Of several processes on a machine
     (``LOCAL_RANK``) only the first prints; all exit alike.
     """
+    # A log file on a full disk would add a traceback of its own for every line.
+    logging.raiseExceptions = False
     try:
         yield
     except InputError as error:
-        _leave(f"error: {error}", INPUT_STATUS)
+        _leave(f"error: {_sentence(error)}", INPUT_STATUS)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPT_STATUS)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         _leave(f"error: {_full_disk(error)}", INPUT_STATUS)
+
+
+def _sentence(error: InputError) -> str:
+    # PyTorch's loader raises a worker's error again, with the worker's whole traceback as its text.
+    raised = f"{InputError.__module__}.{InputError.__qualname__}: "
+    return str(error).rpartition(raised)[2].rstrip()
 
 
 def _full_disk(error: OSError) -> str:

@@ -177,15 +177,15 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         options: What ``mmengine.DictAction`` made of ``--cfg-options``: dotted path → value. A
             number in a path counts into a list (``train_pipeline.0.scale``).
 
-    ``data_root`` is special. mmengine evaluates a file's variables before it merges options, so an
-    override of the top-level variable alone would change nothing at all; it is therefore carried to
-    every dict entry that held exactly the old value (an option that names such an entry itself
-    wins). No other variable is: a number such as ``base_lr`` or ``image_size`` equals unrelated
-    entries by chance, where a dataset's path does not.
+    mmengine evaluates a file's variables before it merges options, so an override of a top-level
+    variable such as ``base_lr`` or ``train_pipeline`` would change nothing at all. It is refused
+    where its value is found in what mmengine reads. ``data_root`` alone is carried to every entry
+    that held the old value or a path below it (an option that names such an entry itself wins): a
+    number equals unrelated entries by chance, a dataset's path does not.
 
     Raises:
         InputError: The file is missing or cannot be read as a config; an option names a key that
-            neither exists nor is accepted by what it would be added to.
+            neither exists nor is accepted by what it would be added to, or would have no effect.
     """
     cfg = _read(path)
     options = dict(options or {})
@@ -199,6 +199,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     for group in (types, others):
         for key in group:
             _check_option(cfg, key)
+            _check_effect(cfg, key)
         cfg.merge_from_dict(group)
     return cfg
 
@@ -275,21 +276,25 @@ def _refuse_nested_options(options: Iterable[str]) -> None:
 
 
 def _carry_data_root(cfg: Config, old: Any, new: Any) -> None:
-    def carry(value: Any) -> None:
+    folder = old.rstrip("/") if isinstance(old, str) else ""
+
+    def carry(value: Any) -> Any:
         if isinstance(value, dict):
-            for key in list(value):
+            for key in value:
                 # An empty root is no name that could be recognised elsewhere.
-                if value[key] == old and (old or key == "data_root"):
-                    value[key] = new
-                else:
-                    carry(value[key])
+                moved = key == "data_root" and value[key] == old
+                value[key] = new if moved else carry(value[key])
         elif isinstance(value, list | tuple):
-            for item in value:
-                carry(item)
+            return type(value)(carry(item) for item in value)
+        elif folder and isinstance(value, str) and value == old:
+            return new
+        elif folder and isinstance(value, str) and value.startswith(f"{folder}/"):
+            return str(new).rstrip("/") + value[len(folder) :]
+        return value
 
     for key in cfg:
         if key != "data_root":
-            carry(cfg[key])
+            cfg[key] = carry(cfg[key])
 
 
 def _check_option(cfg: Config, key: str) -> None:
@@ -332,6 +337,37 @@ def _check_new_key(cfg: Config, spot: _Spot, part: str, key: str) -> None:
             "(one that is new here must be written in a config file)"
         )
     raise InputError(f"no config key '{key}'{_ask(near)}")
+
+
+def _check_effect(cfg: Config, key: str) -> None:
+    """Refuse an option for a helper variable whose value has gone into the config already."""
+    parts = key.split(".")
+    if parts[0] in (*_TOP_KEYS, *_TOOL_KEYS, "data_root"):
+        return
+    spot = _root(cfg)
+    for end, part in enumerate(parts, 1):
+        if isinstance(spot.value, dict) and part not in spot.value:
+            return
+        spot = _step(spot, part)
+        # A lone number deep in a variable stands in too many places to say where it went.
+        places = _places(cfg, spot.value) if end == 1 or isinstance(spot.value, dict | list) else []
+        if places:
+            names = [".".join((place, *parts[end:])) for place in places]
+            near = _nearest(parts[-1], {name: name for name in names}, count=3, cutoff=0)
+            *others, last = [*near, *([f"{len(names) - 3} others"] if len(names) > 3 else [])]
+            raise InputError(
+                f"'{key}' was read while the config was parsed, overriding it has no effect: "
+                f"override {', '.join(others)}{' or ' if others else ''}{last} instead"
+            )
+
+
+def _places(cfg: Config, value: Any) -> list[str]:
+    """Where in what mmengine reads this value stands; nowhere for values that say too little."""
+    if isinstance(value, bool) or value in (None, "", [], {}, ()):
+        return []
+    root = _root(cfg)
+    spots = (s for key in cfg if key in (*_TOP_KEYS, *_TOOL_KEYS) for s in _walk(_step(root, key)))
+    return [spot.name for spot in spots if type(spot.value) is type(value) and spot.value == value]
 
 
 def _same_ending(cfg: Config, key: str) -> list[str]:

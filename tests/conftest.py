@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from photos import find_photos  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # pytest-xdist runs a process per core
 
 
 @pytest.fixture(scope="session")

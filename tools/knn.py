@@ -142,13 +142,22 @@ class Normalised:
         self.strategy = None if strategy is None else MODELS.build(strategy)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self.loader:
+        for images, labels in _batches(self.loader):
             images = images.to(self.device).float()
             if not self.rgb:
                 images = images.flip(1)
             if self.mean is not None:
                 images = (images - self.mean.to(self.device)) / self.std.to(self.device)
             yield images if self.strategy is None else self.strategy.see(images), labels
+
+
+def _batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    try:
+        yield from loader
+    except InputError as error:
+        # From another process it comes as one text, the traceback before the sentence.
+        sentence = str(error).rpartition("mmsalmask.errors.InputError: ")[2]
+        raise InputError(sentence.strip()) from error
 
 
 def evaluate(options: argparse.Namespace) -> dict:

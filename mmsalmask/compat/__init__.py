@@ -4,7 +4,9 @@ The seams are finders on ``sys.meta_path``, so that nothing is imported before s
 installing them costs no import of torch, mmengine or mmcv, and needs none of them.
 """
 
+import os
 import sys
+import warnings
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from importlib.util import spec_from_file_location
@@ -38,7 +40,13 @@ def leave_own_configs_unmarked(config) -> None:
     config.Config._get_cfg_path = staticmethod(unmarked)
 
 
+def silence_pillow_backend(photometric) -> None:
+    """mmcv warns about arguments that nobody gave, in every worker and at every colour jitter."""
+    warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
+
+
 AMENDMENTS = {
+    "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": name_config_scopes,
     "mmengine.config.config": leave_own_configs_unmarked,
 }
@@ -73,6 +81,9 @@ class AmendingFinder(MetaPathFinder):
 
 def install() -> None:
     """Install all seams; idempotent, and without effect where mmcv or mmengine is absent."""
+    # OpenMP's threads spin while they wait for each other. Where loader workers or another job
+    # share the cores, that made a training step seven times slower; torch reads this at its import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Compared by name, because a reloaded package brings new classes of the same name.
     present = {type(finder).__qualname__ for finder in sys.meta_path}
     if OperatorFinder.__qualname__ not in present:

@@ -1,16 +1,32 @@
 """Data: image folders that may hold broken files, and transforms for the family's pipelines."""
 
 from mmsalmask.datasets.filters import HighPassFilter, StrongGaussianBlur
+from mmsalmask.datasets.frames import (
+    FlipFrames,
+    JitterFrames,
+    LoadFrames,
+    LoadTrueDepth,
+    PackFrames,
+    ResizeFrames,
+)
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.imagenet100 import ImageNet100
+from mmsalmask.datasets.kitti import KITTIRawDepth
 from mmsalmask.datasets.loading import BrokenImage, LoadImage, read_image
 
 __all__ = [
     "BrokenImage",
+    "FlipFrames",
     "HighPassFilter",
     "ImageFolder",
     "ImageNet100",
+    "JitterFrames",
+    "KITTIRawDepth",
+    "LoadFrames",
     "LoadImage",
+    "LoadTrueDepth",
+    "PackFrames",
+    "ResizeFrames",
     "StrongGaussianBlur",
     "read_image",
 ]

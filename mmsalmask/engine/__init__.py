@@ -5,12 +5,14 @@ from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
+from mmsalmask.engine.slots import SlotGalleryHook
 
 __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "MaskGalleryHook",
     "SafeCheckpointHook",
+    "SlotGalleryHook",
     "TrainingStatisticsHook",
     "draw_gallery",
     "write_atomically",

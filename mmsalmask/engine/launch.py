@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from mmengine import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmsalmask.checkpoint import check_matches, load_checkpoint
@@ -24,7 +25,7 @@ def use_amp(config: Config, dtype: str) -> None:
     """Train under autocast: ``float16`` with dynamic loss scaling, or ``bfloat16`` without.
 
     Raises:
-        InputError: for float16 without a GPU, or a config with another optimizer wrapper.
+        InputError: for a config with another optimizer wrapper.
     """
     wrapper = config.optim_wrapper
     if wrapper.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
@@ -34,12 +35,9 @@ def use_amp(config: Config, dtype: str) -> None:
         )
     if dtype == "bfloat16":
         wrapper.type = "mmsalmask.BFloat16OptimWrapper"
+        for key in ("dtype", "loss_scale"):
+            wrapper.pop(key, None)
         return
-    if not torch.cuda.is_available():
-        raise InputError(
-            "--amp in float16 needs a GPU, and there is none here: try --amp bfloat16, "
-            "which a recent CPU runs too"
-        )
     wrapper.type, wrapper.dtype = "AmpOptimWrapper", dtype
     wrapper.setdefault("loss_scale", "dynamic")
 
@@ -66,16 +64,31 @@ def build_runner(config: Config) -> Runner:
     """Check everything that can be checked before time is spent, then build the runner.
 
     Raises:
-        InputError: for whatever :func:`mmsalmask.config.check_config` refuses, and for a
-            ``load_from`` whose tensors are not those of the model.
+        InputError: for whatever :func:`mmsalmask.config.check_config` refuses, for persistent
+            workers without workers, for loss scaling without a GPU, and for a ``load_from`` whose
+            tensors are not those of the model.
     """
     check_config(config)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = config.get(name) or {}
+        if loader.get("persistent_workers") and not loader.get("num_workers"):
+            raise InputError(
+                f"{name}.persistent_workers needs workers to persist: set {name}.num_workers to at "
+                f"least 1, or {name}.persistent_workers to False"
+            )
+    wrapper = config.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
+        raise InputError(
+            "mixed precision with loss scaling (AmpOptimWrapper, --amp) needs a GPU, and there is "
+            "none here: try --amp bfloat16, which a recent CPU runs too"
+        )
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config)
     runner = Runner.from_cfg(config)
     if config.get("load_from"):
         state = load_checkpoint(config.load_from)
-        check_matches(runner.model, state.get("state_dict", state), config.load_from)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_matches(model, state.get("state_dict", state), config.load_from)
     return runner
 
 
@@ -90,6 +103,7 @@ def _distribute_over_cpus(config: Config) -> None:
         "model_wrapper_cfg",
         dict(
             type="MMDistributedDataParallel",
+            device_ids=None,  # mmengine would name a GPU
             broadcast_buffers=False,
             find_unused_parameters=config.get("find_unused_parameters", False),
         ),

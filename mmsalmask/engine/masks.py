@@ -50,8 +50,9 @@ class TrainingStatisticsHook(_MaskerHook):
     negative's mask cover in the logged iteration, and the share of the view that is foreground.
 
     Args:
-        interval: iterations between log lines, that of the ``LoggerHook``. Between them nothing is
-            computed and nothing waits for the device.
+        interval: iterations between log lines, that of the ``LoggerHook``; the last iteration of an
+            epoch counts too, since a short epoch is logged there. Between them nothing is computed
+            and nothing waits for the device.
     """
 
     priority = "NORMAL"  # before the LoggerHook, which is BELOW_NORMAL
@@ -60,7 +61,9 @@ class TrainingStatisticsHook(_MaskerHook):
         self.interval = interval
 
     def wants(self, runner, batch_idx: int) -> bool:
-        return self.every_n_inner_iters(batch_idx, self.interval)
+        return self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
+            runner.train_dataloader, batch_idx
+        )
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.wants(runner, batch_idx):

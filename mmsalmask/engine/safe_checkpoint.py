@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent."""
 
 import os
-import tempfile
+import secrets
 from collections import deque
 from pathlib import Path
 
@@ -23,20 +23,18 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
+    # Not by the tempfile module: its files are readable by their owner alone, and stay so.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -44,6 +42,16 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         write_atomically(filepath, obj)
+
+
+class _BlindBackend(AtomicLocalBackend):
+    """Finds no file: mmengine would delete the former best before it writes the new one."""
+
+    def isfile(self, filepath: str | Path) -> bool:
+        return False
+
+    def isdir(self, filepath: str | Path) -> bool:
+        return False
 
 
 register_backend("atomic", AtomicLocalBackend, force=True)
@@ -55,7 +63,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     mmengine deletes the outdated checkpoint before it writes the new one, and writes in place: on a
     full disk both are lost. Here the new file is complete under its name before ``last_checkpoint``
-    points to it, and only then the outdated one is deleted.
+    points to it, and only then the outdated one, or the former best, is deleted.
 
     Takes ``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best`` and the other arguments of
     ``CheckpointHook``, except those that choose a file backend: files are local.
@@ -107,11 +115,28 @@ class SafeCheckpointHook(CheckpointHook):
             for old in outdated:
                 (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
 
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        former = self._best_files()
+        backend, self.file_backend = self.file_backend, _BlindBackend()
+        super()._save_best_checkpoint(runner, metrics)
+        self.file_backend = backend
+        if is_main_process():
+            for old in former - self._best_files():
+                Path(old).unlink(missing_ok=True)
+
+    def _best_files(self) -> set[str]:
+        one = len(self.key_indicators) == 1
+        files = [self.best_ckpt_path] if one else self.best_ckpt_path_dict.values()
+        return {file for file in files if file}
+
     def _keep(self, runner, step: int) -> list[int]:
         """Note ``step`` as kept, in the message hub too; return the steps that are now outdated."""
         if self.max_keep_ckpts <= 0:
             return []
         steps = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
         self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :])
-        runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        # With the outdated ones: should the run die before they are deleted, a resumed one does it.
+        runner.message_hub.update_info("keep_ckpt_ids", steps)
         return steps[: -self.max_keep_ckpts]

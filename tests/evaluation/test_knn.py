@@ -1,13 +1,24 @@
+import importlib.util
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.config import Config
+from PIL import Image
 from torch import nn
 
+from mmsalmask.datasets import ImageFolder
+from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import extract_features, knn_accuracy, knn_classify
+from mmsalmask.masking import high_pass
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def slow_knn(bank, bank_labels, queries, k, temperature):
@@ -172,3 +183,155 @@ def test_accuracy_counts_images_and_classes():
     top1, per_class = knn_accuracy(torch.tensor([0, 0, 0, 1]), labels)
     assert top1 == pytest.approx(75.0)
     assert per_class == pytest.approx(50.0)
+
+
+# tools/knn.py
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("knn_tool", ROOT / "tools" / "knn.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    draw_demo_set(root, images_per_class=12, classes=("disk", "bars"), size=32)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(
+        "default_scope = 'mmpretrain'\n"
+        "model = dict(type='mmsalmask.MaskedMoCo', queue_len=8,\n"
+        "    data_preprocessor=dict(type='mmsalmask.MaskingDataPreprocessor',\n"
+        "        mean=[120., 110., 100.], std=[50., 60., 70.], to_rgb=True),\n"
+        "    backbone=dict(type='mmpretrain.ResNet', depth=18, base_channels=8, stem_channels=8),\n"
+        "    neck=dict(type='MoCoV2Neck', in_channels=64, hid_channels=64, out_channels=128),\n"
+        "    head=dict(type='mmsalmask.HardNegativeContrastiveHead'))\n"
+    )
+    return path
+
+
+def run(tool, capsys, *arguments):
+    """Arguments → (exit status, standard output, errors)."""
+    status = 0
+    try:
+        tool.main([str(argument) for argument in arguments])
+    except SystemExit as leave:
+        status = leave.code
+    return status, *capsys.readouterr()
+
+
+def by_hand(backbone, root):
+    """kNN accuracy without the tool: one picture at a time."""
+    backbone.eval()
+    mean, std = torch.tensor([120.0, 110, 100]), torch.tensor([50.0, 60, 70])
+    features, labels = {"train": [], "test": []}, {"train": [], "test": []}
+    for split in features:
+        for label, name in enumerate(("bars", "disk")):
+            for path in sorted((root / split / name).iterdir()):
+                image = Image.open(path).resize((37, 37), Image.Resampling.BILINEAR)
+                image = np.asarray(image.crop((2, 2, 34, 34)), dtype=np.float32)
+                image = ((torch.from_numpy(image) - mean) / std).permute(2, 0, 1)
+                with torch.no_grad():
+                    features[split].append(backbone(image[None])[-1].mean((0, 2, 3)))
+                labels[split].append(label)
+    bank, queries = (torch.stack(features[split]) for split in ("train", "test"))
+    predicted = knn_classify(bank, torch.tensor(labels["train"]), queries, k=5)
+    return knn_accuracy(predicted, torch.tensor(labels["test"]))
+
+
+def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, shapes, config_file):
+    torch.manual_seed(11)
+    backbone = tool.MODELS.build(Config.fromfile(config_file).model.backbone)
+    state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "epoch_1.pth")
+    expected = by_hand(backbone, shapes)
+    folders = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32, "-k", 5)
+    report = tmp_path / "results" / "knn.json"
+    status, out, _ = run(
+        tool,
+        capsys,
+        *(config_file, tmp_path / "epoch_1.pth", *folders, "--workers", 0, "--json", report),
+    )
+    assert status == 0
+    result = json.loads(report.read_text())
+    assert (result["top1"], result["mean_per_class"]) == pytest.approx(expected)
+    assert (result["train_images"], result["test_images"], result["classes"]) == (24, 6, 2)
+    assert f"top-1 {expected[0]:.1f} %" in out
+
+
+def test_the_untrained_net_depends_on_the_seed_alone(tool, config_file):
+    config = Config.fromfile(config_file)
+    first, second, other = (
+        tool.build_backbone(config, "none", seed).state_dict()["conv1.weight"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_split_gives_each_class_its_share_and_every_image_one_side(tool, shapes):
+    dataset = ImageFolder(str(shapes / "train"), with_label=True)
+    train, test = tool.split_per_class(dataset, 5, seed=3)
+    labels = [dataset.get_data_info(i)["gt_label"] for i in range(24)]
+    assert sorted(labels[i] for i in train.indices) == [0] * 5 + [1] * 5
+    assert sorted([*train.indices, *test.indices]) == list(range(24))
+    assert tool.split_per_class(dataset, 5, seed=3)[0].indices == train.indices
+    assert tool.split_per_class(dataset, 5, seed=4)[0].indices != train.indices
+    with pytest.raises(InputError, match="class 'bars' has 12"):
+        tool.split_per_class(dataset, 12, seed=0)
+
+
+def test_crops_take_the_centre_in_rgb(tool, tmp_path):
+    picture = np.zeros((40, 120, 3), dtype=np.uint8)
+    picture[:, 40:80] = (250, 120, 10)
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    crop, label = tool.CentreCrops(35)({"img_path": tmp_path / "wide.png", "gt_label": 4})
+    assert (crop.dtype, crop.shape, label) == (torch.uint8, (3, 35, 35), 4)
+    assert (crop.flatten(1) == torch.tensor([[250], [120], [10]])).all()
+
+
+@pytest.mark.parametrize("rgb", [True, False])
+def test_a_high_pass_encoder_gets_high_pass_images(tool, rgb):
+    images = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
+    masker = dict(
+        type="mmsalmask.SaliencyMasker",
+        strategy=dict(type="mmsalmask.HighPassNoise", kernel_size=5, sigma=2.0),
+    )
+    preprocessor = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=rgb, masker=masker)
+    config = Config({"model": {"data_preprocessor": preprocessor}})
+    ((seen, _),) = tool.Normalised([(images, torch.zeros(2))], config, torch.device("cpu"))
+    expected = images.float() if rgb else images.float()[:, [2, 1, 0]]
+    expected = (expected - torch.tensor([1.0, 2, 3]).view(3, 1, 1)) / torch.tensor(
+        [4.0, 5, 6]
+    ).view(3, 1, 1)
+    torch.testing.assert_close(seen, high_pass(expected, 5, 2.0))
+
+
+def test_the_tool_says_in_one_line_what_is_wrong(tool, capsys, tmp_path, shapes, config_file):
+    def error(*arguments):
+        status, _, errors = run(tool, capsys, config_file, *arguments, "--size", 32, "-k", 5)
+        lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert status == 2
+        assert len(lines) == 1
+        return lines[0]
+
+    train, test = shapes / "train", shapes / "test"
+    assert "no checkpoint" in error(tmp_path / "no.pth", "--train", train, "--test", test)
+    assert "does not exist" in error("none", "--train", tmp_path / "no", "--test", test)
+    other = tmp_path / "other"
+    (other / "disk").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(other / "disk" / "a.png")
+    assert "same classes" in error("none", "--train", train, "--test", other)
+    (other / "bars").mkdir()
+    (other / "bars" / "broken.png").write_bytes(b"no picture")
+    for workers in (0, 1):
+        sentence = error("none", "--train", train, "--test", other, "--workers", workers)
+        assert "broken.png cannot be read" in sentence
+        assert "Traceback" not in sentence

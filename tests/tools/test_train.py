@@ -1,0 +1,396 @@
+"""What tools/train.py does with bad input: one sentence, status 2, and nothing lost."""
+
+import io
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from PIL import Image
+
+from mmsalmask.config import load_config
+from mmsalmask.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18_demo.py"
+TINY = f"""
+_base_ = {str(DEMO)!r}
+model = dict(
+    queue_len=10,
+    feat_dim=8,
+    backbone=dict(base_channels=8, stem_channels=8),
+    neck=dict(in_channels=64, hid_channels=8, out_channels=8))
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False)
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+custom_hooks = [
+    dict(type='mmsalmask.TrainingStatisticsHook', interval=10),
+    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+]
+"""
+PIPELINE = "train_dataloader.dataset.pipeline"
+MASKER = "model.data_preprocessor.masker"
+SCALE = f"{PIPELINE}.1.transforms.0.0.scale"
+
+
+def draw(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path:
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        path = folder / f"{i:04d}.png"
+        Image.fromarray(random.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(path)
+        if i in broken:
+            path.write_bytes(path.read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the config, eight images, and the work directory of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "tiny.py").write_text(TINY)
+    draw(folder / "images", 8)
+    assert run(folder, work="done").status == 0
+    return folder
+
+
+class Outcome:
+    def __init__(self, status: int, out: str, err: str):
+        self.status, self.out, self.err = status, out, err
+        self.errors = [line for line in err.splitlines() if line.startswith("error: ")]
+
+    def sentence(self) -> str:
+        """The one line that a user's mistake leads to."""
+        assert self.status == 2, self.err
+        assert len(self.errors) == 1, self.err
+        assert "Traceback" not in self.err + self.out
+        return self.errors[0].removeprefix("error: ")
+
+
+def arguments(place: Path, work: str, *more: str, config: str = "tiny.py", **options) -> list[str]:
+    settings = {"data_root": place / "images", SCALE: 32, **options}
+    return [
+        *(str(place / config), "--work-dir", str(place / work), *more, "--cfg-options"),
+        *(f"{key}={value}" for key, value in settings.items() if value is not None),
+    ]
+
+
+def run(place: Path, *more: str, work: str, config: str = "tiny.py", **options) -> Outcome:
+    """Run the tool in this process, whose imports are done."""
+    with pytest.MonkeyPatch.context() as patch:
+        tool = str(ROOT / "tools" / "train.py")
+        patch.setattr(sys, "argv", [tool, *arguments(place, work, *more, config=config, **options)])
+        patch.delenv("LOCAL_RANK", raising=False)
+        return in_process(patch, tool)
+
+
+def in_process(patch, tool: str) -> Outcome:
+    out, err = io.StringIO(), io.StringIO()
+    patch.setattr(sys, "stdout", out)
+    patch.setattr(sys, "stderr", err)
+    status = 0
+    try:
+        runpy.run_path(tool, run_name="__main__")
+    except SystemExit as exit:
+        status = exit.code or 0
+    finally:
+        for logger in MMLogger._instance_dict.values():
+            for handler in list(logger.handlers):
+                logger.removeHandler(handler)
+                with suppress(OSError):  # its file may lie on a full disk
+                    handler.close()
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def run_apart(place: Path, *more: str, work: str, **options) -> Outcome:
+    """Run the tool as a user does, in a process of its own."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "tools" / "train.py"),
+            *arguments(place, work, *more, **options),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What must not be lost: checkpoints, and which is the last."""
+    return {p.name: p.read_bytes() for p in (*folder.glob("*.pth"), *folder.glob("last_*"))}
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+MISTAKES = {
+    "missing folder": ({"data_root": "no/such/folder"}, "image folder no/such/folder does not"),
+    "empty folder": ({"data_root": "{place}/empty"}, "image folder {place}/empty is empty"),
+    "no images": (
+        {"data_root": "{place}/texts"},
+        "image folder {place}/texts has no images: looked for .bmp",
+    ),
+    "misspelt option": (
+        {"model.queue_length": 5},
+        "no config key 'model.queue_length': did you mean 'model.queue_len'?",
+    ),
+    "helper variable": (
+        {"epochs": 5},
+        "'epochs' was read while the config was parsed, overriding it has no effect: "
+        "override param_scheduler.0.end or param_scheduler.0.T_max instead",
+    ),
+    "unknown type": (
+        {f"{MASKER}.strategy.type": "mmsalmask.MeanFil"},
+        f"{MASKER}.strategy: 'mmsalmask.MeanFil' is not a registered part: "
+        "did you mean 'mmsalmask.MeanFill'?",
+    ),
+    "coarse saliency": (
+        {f"{MASKER}.grid": 30},
+        "grid 30x30 is larger than the saliency map 28x28: use a smaller",
+    ),
+    "ratio above one": (
+        {f"{MASKER}.query_ratio": "(0.5,1.5)"},
+        "query_ratio must be a range (low, high) with 0 <= low <= high <= 1, got (0.5, 1.5)",
+    ),
+    "reversed ratio": (
+        {f"{MASKER}.hard_negative_ratio": "(0.7,0.4)"},
+        "hard_negative_ratio must be a range (low, high) with 0 <= low <= high <= 1, got (0.7,",
+    ),
+    "small image": ({SCALE: 5}, "an image of 5x5 px is smaller than the 7x7 patch grid"),
+    "persistent workers": (
+        {"train_dataloader.persistent_workers": True},
+        "train_dataloader.persistent_workers needs workers to persist",
+    ),
+    "loss scaling": (
+        {"optim_wrapper.type": "AmpOptimWrapper"},
+        "mixed precision with loss scaling (AmpOptimWrapper, --amp) needs a GPU",
+    ),
+    "another architecture": (
+        {"load_from": "{place}/done/epoch_1.pth", "model.backbone.depth": 34},
+        "{place}/done/epoch_1.pth is a checkpoint of another architecture",
+    ),
+    "missing checkpoint": (
+        {"load_from": "{place}/no.pth"},
+        "there is no checkpoint {place}/no.pth",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence_and_nothing_is_lost(place, mistake):
+    if mistake == "loss scaling" and torch.cuda.is_available():
+        pytest.skip("a GPU can do it")
+    (place / "empty").mkdir(exist_ok=True)
+    (place / "texts").mkdir(exist_ok=True)
+    (place / "texts" / "notes.txt").touch()
+    before = contents(place / "done")
+    options, sentence = MISTAKES[mistake]
+    options = {key: str(value).format(place=place) for key, value in options.items()}
+    told = run(place, work="done", **options).sentence()
+    assert told.startswith(sentence.format(place=place))
+    assert len(before) == 2
+    assert contents(place / "done") == before
+
+
+def test_a_misspelt_key_of_a_config_is_named_with_the_right_one(place):
+    (place / "misspelt.py").write_text(TINY.replace("queue_len", "queue_lenght"))
+    told = run(place, work="misspelt", config="misspelt.py").sentence()
+    assert told == "model: MaskedMoCo takes no 'queue_lenght': did you mean 'queue_len'?"
+
+
+def test_a_mistake_ends_a_real_process_in_one_sentence(place):
+    before = contents(place / "done")
+    outcome = run_apart(place, work="done", data_root="no/such/folder")
+    assert outcome.sentence().startswith("image folder no/such/folder does not exist")
+    assert outcome.err.count("\n") == 1
+    assert contents(place / "done") == before
+
+
+# ------------------------------------------------------------------------------------ resuming
+
+
+def test_resuming_goes_on_where_the_run_stopped(place):
+    """Two epochs at once, and two with a stop between, step through the same numbers."""
+    options = {"train_cfg.max_epochs": 2}
+    shutil.copytree(place / "done", place / "resumed")
+    (place / "resumed" / "last_checkpoint").write_text(str(place / "resumed" / "epoch_1.pth"))
+    assert run(place, "--resume", work="resumed", **options).status == 0
+    assert run(place, work="straight", **options).status == 0
+    resumed, straight = (
+        torch.load(place / work / "epoch_2.pth", weights_only=False)
+        for work in ("resumed", "straight")
+    )
+    for state in (resumed, straight):
+        assert (state["meta"]["epoch"], state["meta"]["iter"]) == (2, 4)
+        assert state["state_dict"]["queue_pointer"] == 16 % 10
+    (lr,) = (group["lr"] for group in straight["optimizer"]["param_groups"])
+    assert resumed["optimizer"]["param_groups"][0]["lr"] == pytest.approx(lr)
+    first = torch.load(place / "done" / "epoch_1.pth", weights_only=False)
+    assert first["optimizer"]["param_groups"][0]["lr"] > lr
+    steps = [s["message_hub"]["log_scalars"]["train/lr"].data[0] for s in (resumed, straight)]
+    assert steps[0] == pytest.approx(steps[1])
+    # Rows 8 and 9 and 0 to 5 are new, 6 and 7 the first epoch's.
+    queue = first["state_dict"]["queue"]
+    same = (resumed["state_dict"]["queue"] == queue).all(1)
+    assert same.tolist() == [False] * 6 + [True] * 2 + [False] * 2
+    text = "".join(path.read_text() for path in (place / "resumed").rglob("*.log"))
+    assert "Epoch(train) [2][2/2]" in text
+    assert text.count("Epoch(train) [1][2/2]") == 1
+
+
+def test_resuming_without_a_checkpoint_is_refused(place):
+    told = run(place, "--resume", work="nothing").sentence()
+    assert told.startswith(f"--resume: there is no checkpoint in {place / 'nothing'}: check")
+    told = run(place, "--resume", str(place / "no.pth"), work="nothing").sentence()
+    assert told == f"--resume: checkpoint {place / 'no.pth'} does not exist"
+
+
+def test_resuming_another_architecture_is_refused(place):
+    before = contents(place / "done")
+    told = run(place, "--resume", work="done", **{"model.backbone.depth": 34}).sentence()
+    assert told.startswith(f"{place / 'done' / 'epoch_1.pth'} is a checkpoint of another archit")
+    told = run(place, "--resume", work="done", **{"model.queue_len": 12}).sentence()
+    assert "queue (10, 8) instead of (12, 8)" in told
+    assert contents(place / "done") == before
+
+
+# ------------------------------------------------------------------------------------ the data
+
+
+def test_a_broken_image_is_skipped_counted_and_reported_at_the_end(place):
+    draw(place / "one_broken", 12, broken=(3,))
+    options = {"data_root": place / "one_broken", "custom_hooks.1.limit": 0.1}
+    outcome = run(place, work="one_broken_run", **options)
+    assert (outcome.status, outcome.errors) == (0, [])
+    assert "1 of 12 images could not be read and were replaced by others" in outcome.out
+    assert (place / "one_broken_run" / "epoch_1.pth").is_file()
+
+
+def test_too_many_broken_images_stop_the_run_with_the_list(place):
+    draw(place / "two_broken", 12, broken=(3, 7))
+    before = contents(place / "done")
+    outcome = run(place, work="done", data_root=place / "two_broken")
+    assert outcome.sentence().startswith("2 of 12 images cannot be read, which is more than the 0.")
+    for name in ("0003.png", "0007.png"):
+        assert f"  {place / 'two_broken' / name}: " in outcome.err
+    assert contents(place / "done") == before
+
+
+def test_an_error_in_a_loader_process_is_the_same_one_sentence(place):
+    draw(place / "all_broken", 8, broken=tuple(range(8)))
+    outcome = run(
+        place,
+        work="workers",
+        **{"data_root": place / "all_broken", "train_dataloader.num_workers": 1},
+    )
+    assert outcome.sentence().startswith("image ")
+    assert "cannot be read: repair the folder" in outcome.sentence()
+    assert "worker" not in outcome.err
+
+
+# ------------------------------------------------------------------------------------ a full disk
+
+
+def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_kept(place):
+    disk = place / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        shutil.copytree(place / "done", disk / "work")
+        last = disk / "work" / "epoch_1.pth"
+        (disk / "work" / "last_checkpoint").write_text(str(last))
+        before = contents(disk / "work")
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "others.bin").write_bytes(bytes(free - last.stat().st_size // 2))
+        more = {"train_cfg.max_epochs": 2}
+        outcome = run_apart(place, "--resume", work="disk/work", **more)
+        where = disk / "work" / "epoch_2.pth"
+        assert outcome.sentence().startswith(f"no space left on the disk that holds {where}; make")
+        assert contents(disk / "work") == before
+        (disk / "others.bin").unlink()
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "others.bin").write_bytes(bytes(free))  # not a byte is left: no log line either
+        outcome = run(place, "--resume", work="disk/work", **more)
+        assert outcome.sentence().startswith("no space left on the disk that holds ")
+        assert contents(disk / "work") == before
+        (disk / "others.bin").unlink()
+        assert run(place, "--resume", work="disk/work", **more).status == 0
+        assert set(contents(disk / "work")) == {*before, "epoch_2.pth"}
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+# ------------------------------------------------------------------------------------ precision
+
+
+def test_bfloat16_trains_on_any_device(place):
+    assert run(place, "--amp", "bfloat16", work="bfloat16").status == 0
+    state = torch.load(place / "bfloat16" / "epoch_1.pth", weights_only=False)
+    assert {value.dtype for value in state["state_dict"].values()} == {torch.float32, torch.int64}
+    for value in state["state_dict"].values():
+        assert value.isfinite().all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
+def test_float16_without_a_gpu_is_refused_with_the_way_out(place):
+    assert "--amp bfloat16" in run(place, "--amp", work="float16").sentence()
+
+
+def test_another_precision_replaces_the_loss_scaling_of_the_config(place):
+    (place / "scaled.py").write_text(
+        TINY + "optim_wrapper = dict(type='AmpOptimWrapper', loss_scale=512., dtype='float16')\n"
+    )
+    assert run(place, "--amp", "bfloat16", work="scaled", config="scaled.py").status == 0
+
+
+# ------------------------------------------------------------------------------------ options
+
+
+def test_an_option_for_a_variable_that_was_read_already_names_where_it_went():
+    def told(**options) -> str:
+        with pytest.raises(InputError) as caught:
+            load_config(str(DEMO), options)
+        return str(caught.value)
+
+    assert told(epochs=5) == (
+        "'epochs' was read while the config was parsed, overriding it has no effect: "
+        "override train_cfg.max_epochs, param_scheduler.0.end or param_scheduler.0.T_max instead"
+    )
+    assert SCALE in told(size=96)
+    assert told(**{"train_pipeline.0.type": "x"}).endswith(f"override {PIPELINE}.0.type instead")
+    assert told(**{"view_pipeline.0.scale": 96}).endswith(f"override {SCALE} instead")
+
+
+def test_a_variable_that_nobody_reads_may_be_overridden(tmp_path):
+    (tmp_path / "own.py").write_text("_base_ = " + repr(str(DEMO)) + "\nmine = dict(a=1, b=12)\n")
+    options = {"mine.a": 2, "mine.b": 13}
+    assert load_config(str(tmp_path / "own.py"), options).mine.to_dict() == {"a": 2, "b": 13}
+
+
+@pytest.mark.parametrize("old", ["data/coco/", "data/coco"])
+def test_data_root_is_carried_to_the_paths_below_it(tmp_path, old):
+    (tmp_path / "own.py").write_text(
+        f"data_root = {old!r}\n"
+        "base = 'data/coco'\n"
+        "train_dataloader = dict(dataset=dict(type='CocoDataset', data_root=data_root,\n"
+        "    ann_file=base + '/annotations/train.json', data_prefix=dict(img='train/')))\n"
+        "val_evaluator = dict(type='CocoMetric', ann_file=[base + '/a.json', base + '2/a.json'])\n"
+    )
+    cfg = load_config(str(tmp_path / "own.py"), {"data_root": "/photos/"})
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.data_root == "/photos/"
+    assert dataset.ann_file == "/photos/annotations/train.json"
+    assert dataset.data_prefix.img == "train/"
+    assert cfg.val_evaluator.ann_file == ["/photos/a.json", "data/coco2/a.json"]
