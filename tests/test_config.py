@@ -175,7 +175,6 @@ def test_a_mistyped_option_is_refused_with_the_nearest_key(small, option, senten
 def test_valid_options_are_merged_and_nothing_else_is_touched(small):
     options = {
         "model.queue_len": 32,
-        "train_pipeline.1.scale": 96,
         "train_dataloader.dataset.dataset.pipeline.1.scale": 96,
         "my_own_variable.I_like": 2,
     }

@@ -160,6 +160,14 @@ class ADIOS(BaseSelfSupervisor):
             for norm in norms:
                 norm.track_running_stats = True
 
+    def state_dict(self, *, destination=None, prefix: str = "", keep_vars: bool = False) -> dict:
+        """As of any module, under the same names where DDP wraps the parts.
+
+        mmengine saves this, and a ``backbone.module.conv1`` would be no backbone to anyone else. It
+        loads by a function of its own that looks through wrappers.
+        """
+        return get_state_dict(self, destination, prefix, keep_vars)
+
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Forward passes in here do not make DDP average gradients; mmengine's wrappers use it."""
