@@ -21,7 +21,7 @@ from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-blur_resnet18-w32_drawn.py"
+CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
 
 
 def call(script: str, *words: str | Path) -> None:
@@ -88,7 +88,7 @@ def main() -> None:
         draw_curve(work, work / "curve.png")
         call("export_backbone.py", checkpoint, "-o", work / "backbone.pth", "--force")
     table = Table(title=f"after {minutes:.1f} minutes of pretraining")
-    table.add_column("ResNet-18, 32 channels wide")
+    table.add_column("ResNet-18, 16 channels wide")
     table.add_column("kNN top-1", justify="right")
     table.add_row("untrained", f"{before:.1f} %")
     table.add_row("pretrained with saliency masking", f"{after:.1f} %")

@@ -1,9 +1,9 @@
 """A small labelled picture set drawn on the spot, with the true foreground of every picture.
 
-One object lies on a cluttered, textured background. Its class is its shape and the pattern on its
-surface: colours, size, rotation, place, light and background are drawn from the same distributions
-for every class. So a method has to look through the colours, and at the object, to tell the classes
-apart. The object's colours keep clear of its background's, as a colour-contrast localizer expects.
+One object lies on a cluttered, textured background. Its class is its shape alone: colours, texture,
+size, rotation, place and light are drawn from the same distributions for every class, so a method
+has to find the object to tell the classes apart. The object's colours keep clear of its
+background's, as a colour-contrast localizer expects.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from mmsalmask.errors import InputError
 
 # Raised whenever the drawing changes, so that a set drawn by an older version is drawn again.
-_VERSION = 2
+_VERSION = 1
 _MANIFEST = "manifest.json"
 _OVERSAMPLING = 3
 
@@ -90,7 +90,7 @@ def draw_picture(name: str, size: int, seed: Sequence[int]) -> tuple[Image.Image
     background = _texture(random, size, background_colours, octaves=5)
     background = _add_clutter(random, background, background_colours)
     coverage = _draw_object(random, name, size)
-    surface = _surface(random, size, object_colours, class_index)
+    surface = _texture(random, size, object_colours, octaves=3)
     background = _cast_shadow(random, background, coverage)
     picture = np.asarray(Image.composite(surface, background, coverage), dtype=np.float32)
     picture *= _light(random, size)[..., None]
@@ -231,9 +231,7 @@ def _draw_palettes(random: np.random.RandomState) -> tuple[np.ndarray, np.ndarra
     far = _PAINTS[np.linalg.norm(_PAINTS - ground, axis=1) >= _CONTRAST]
     paint = far[random.randint(len(far))]
     background = ground + random.uniform(-35, 35, (3, 3))
-    # A dark paint's pattern is lighter than it, a light one's darker.
-    shade = random.uniform(55, 80) * (1 if paint.mean() < 128 else -1)
-    surface = np.stack([paint, paint + shade]) + random.uniform(-20, 20, (2, 3))
+    surface = paint + random.uniform(-25, 25, (2, 3))
     return np.clip(background, 0, 255), np.clip(surface, 0, 255)
 
 
@@ -261,37 +259,6 @@ def _texture(
     stops = np.linspace(0, 255, len(colours))
     table = np.stack([np.interp(np.arange(256), stops, channel) for channel in colours.T], 1)
     return Image.fromarray(np.rint(table).astype(np.uint8)[level.astype(np.uint8)])
-
-
-def _surface(
-    random: np.random.RandomState, size: int, colours: np.ndarray, class_index: int
-) -> Image.Image:
-    """The object's two colours in its class's pattern: five kinds, each coarse and fine."""
-    turn = random.uniform(0.0, 2.0 * math.pi)
-    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    across = math.cos(turn) * axis[None, :] + math.sin(turn) * axis[:, None]
-    along = math.cos(turn) * axis[:, None] - math.sin(turn) * axis[None, :]
-    kind, fine = class_index % 5, class_index // 5
-    frequency = (5.0, 9.0)[fine] * random.uniform(0.9, 1.1)
-    phases = random.uniform(0.0, 1.0, 2)
-
-    def wave(distance: np.ndarray) -> np.ndarray:
-        return 0.5 + 0.5 * np.sin(2.0 * math.pi * frequency * distance)
-
-    first, second = wave(across + phases[0]), wave(along + phases[1])
-    if kind == 0:
-        level = _noise(random, size, octaves=5) if fine else np.zeros((size, size))
-    elif kind == 1:
-        level = first
-    elif kind == 2:
-        level = (first > 0.5) ^ (second > 0.5)
-    elif kind == 3:
-        level = first * second
-    else:
-        level = wave(np.hypot(across, along))
-    level = np.clip(2.0 * level - 0.5, 0.0, 1.0)[..., None]
-    picture = colours[0] * (1.0 - level) + colours[1] * level
-    return Image.fromarray(np.rint(picture).astype(np.uint8))
 
 
 def _add_clutter(

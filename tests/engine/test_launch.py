@@ -1,0 +1,90 @@
+"""What the options of tools/train.py make of a config, and what is refused before building."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine import Config
+
+from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir, use_amp
+from mmsalmask.errors import InputError
+
+
+def config(**entries) -> Config:
+    settings = dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)), **entries)
+    return Config(settings, filename="/somewhere/my_recipe.py")
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "own", "expected"),
+    [
+        ("given", "own", "given"),
+        (None, "own", "own"),
+        (None, None, str(Path("work_dirs") / "my_recipe")),
+    ],
+)
+def test_the_work_directory_is_the_arguments_the_configs_or_the_recipes(argument, own, expected):
+    cfg = config(work_dir=own)
+    set_work_dir(cfg, argument)
+    assert cfg.work_dir == expected
+
+
+def test_float16_scales_the_loss_and_bfloat16_does_not():
+    cfg = config()
+    use_amp(cfg, "float16")
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == (
+        "AmpOptimWrapper",
+        "float16",
+        "dynamic",
+    )
+    use_amp(cfg, "bfloat16")
+    assert wrapper.type == "mmsalmask.BFloat16OptimWrapper"
+    assert set(wrapper) == {"type", "optimizer"}
+
+
+def test_a_loss_scale_of_the_config_is_kept():
+    cfg = config()
+    cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale=512.0)
+    use_amp(cfg, "float16")
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_another_optimizer_wrapper_is_not_replaced():
+    cfg = config()
+    cfg.optim_wrapper.type = "ApexOptimWrapper"
+    assert "but the config has ApexOptimWrapper" in refusal(use_amp, cfg, "bfloat16")
+
+
+def test_resuming_takes_the_newest_checkpoint_or_the_given_one(tmp_path):
+    for name in ("epoch_1.pth", "epoch_2.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    for wanted, name in (("auto", "epoch_2.pth"), (str(tmp_path / "epoch_1.pth"), "epoch_1.pth")):
+        cfg = config(work_dir=str(tmp_path))
+        set_resume(cfg, wanted)
+        assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / name))
+
+
+def test_resuming_after_the_last_checkpoint_was_deleted_is_refused(tmp_path):
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    cfg = config(work_dir=str(tmp_path))
+    assert refusal(set_resume, cfg, "auto").endswith("epoch_2.pth does not exist")
+    assert not cfg.get("resume")
+
+
+def test_workers_cannot_persist_where_there_are_none():
+    cfg = config(val_dataloader=dict(batch_size=1, num_workers=0, persistent_workers=True))
+    assert refusal(build_runner, cfg).startswith("val_dataloader.persistent_workers needs workers")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs can be joined by any launcher")
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+def test_without_gpus_only_torchrun_joins_processes(launcher):
+    assert "only --launcher pytorch" in refusal(build_runner, config(launcher=launcher))
