@@ -48,15 +48,6 @@ def published() -> str:
     return markdown(["method (MoCo v2)", "ImageNet-100", "Caltech-101", "Flowers-102"], table)
 
 
-def caltech() -> str:
-    data = result("caltech101_knn.json")
-    rows = [
-        [name, f"{one['knn']['top1']:.1f}", f"{one['knn']['mean_per_class']:.1f}"]
-        for name, one in data["results"].items()
-    ]
-    return markdown(["pretraining", "top-1 %", "mean per class %"], rows) + origin(data)
-
-
 def masking() -> str:
     data = result("masking.json")
     rows = [
@@ -69,7 +60,6 @@ def masking() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "published": published,
-    "caltech": caltech,
     "masking": masking,
 }
 

@@ -38,13 +38,14 @@ class HardNegativeContrastiveHead(BaseModule):
             hard_negatives: (N, M, D), ℓ2-normalised, or ``None``.
 
         Returns:
-            ``loss``, and ``contrast_accuracy``: the percentage of queries closer to their key than
-            to any negative and, times ρ, to any hard negative.
+            ``loss``; ``contrast_accuracy``, the percentage of queries closer to their key than to
+            any negative of another image; with hard negatives ``hard_accuracy``, the percentage
+            closer to their key than to any hard negative of their own.
         """
         logits = contrast_logits(
             query, key, negatives, hard_negatives, self.penalty, self.temperature
         )
-        return _loss_and_accuracy(logits)
+        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty)
 
 
 @MODELS.register_module()
@@ -79,22 +80,36 @@ class NTXentHead(BaseModule):
             negatives: (K, D), ℓ2-normalised, of images outside this batch, or ``None``.
 
         Returns:
-            ``loss``, and ``contrast_accuracy``: the percentage of the 2N anchors closer to the
-            image's other view than to any negative and, times ρ, to any hard negative.
+            ``loss``; ``contrast_accuracy``, the percentage of the 2N anchors closer to the image's
+            other view than to any negative of another image; with hard negatives
+            ``hard_accuracy``, the percentage closer to it than to any hard negative of the image.
         """
-        return _loss_and_accuracy(
-            nt_xent_logits(first, second, hard_negatives, self.penalty, self.temperature, negatives)
+        logits = nt_xent_logits(
+            first, second, hard_negatives, self.penalty, self.temperature, negatives
         )
+        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty)
 
 
-def _loss_and_accuracy(logits: Tensor) -> dict[str, Tensor]:
-    """Cross entropy and top-1 in per cent of logits whose column 0 is the positive."""
+def _number(hard_negatives: Tensor | None) -> int:
+    return 0 if hard_negatives is None else hard_negatives.shape[1]
+
+
+def _loss_and_accuracy(logits: Tensor, hard: int, penalty: float) -> dict[str, Tensor]:
+    """Cross entropy and accuracies of logits: the positive, negatives, then ``hard`` hard ones.
+
+    The accuracies stand apart because times ρ a hard negative is nearer than the key for most of a
+    training: one accuracy over all columns would say nothing but that.
+    """
     positive = logits.new_zeros(len(logits), dtype=torch.long)
-    correct = logits.detach().argmax(1) == 0
-    return {
+    plain, own = logits.detach().split([logits.shape[1] - hard, hard], dim=1)
+    logged = {
         "loss": F.cross_entropy(logits, positive),
-        "contrast_accuracy": 100 * correct.float().mean(),
+        "contrast_accuracy": 100 * (plain.argmax(1) == 0).float().mean(),
     }
+    if hard:
+        nearer = penalty * plain[:, :1] > own
+        logged["hard_accuracy"] = 100 * nearer.all(1).float().mean()
+    return logged
 
 
 def _check_temperature(temperature: float) -> float:

@@ -74,6 +74,17 @@ def test_contrast_accuracy_counts_queries_nearest_to_their_key():
     key[3] = -key[3]
     losses = head.loss(query, key, -query)
     assert losses["contrast_accuracy"].item() == 75.0
+    assert "hard_accuracy" not in losses
+
+
+def test_hard_accuracy_counts_queries_nearer_to_their_key_than_to_their_hard_negatives():
+    head = moco().head
+    query = F.normalize(torch.eye(4, 8), dim=1)
+    hard = torch.stack([-query, -query], dim=1)
+    hard[0, 1] = query[0]
+    losses = head.loss(query, query, -query, hard)
+    assert losses["hard_accuracy"].item() == 75.0
+    assert losses["contrast_accuracy"].item() == 100.0
 
 
 def test_gradient_reaches_the_query_encoder_alone():

@@ -91,7 +91,11 @@ def test_contrast_accuracy_counts_anchors_nearest_to_their_other_view():
     assert head.loss(first, second)["contrast_accuracy"].item() == 100.0
     second[3] = -second[3]
     assert head.loss(first, second)["contrast_accuracy"].item() == 75.0
-    assert head.loss(first, first, first[:, None])["contrast_accuracy"].item() == 0.0
+    hard = first.clone()
+    hard[:3] = -first[:3]
+    losses = head.loss(first, first, hard[:, None])
+    assert losses["contrast_accuracy"].item() == 100.0
+    assert losses["hard_accuracy"].item() == 75.0
 
 
 def test_gradient_reaches_every_view_and_the_hard_negative_too():
