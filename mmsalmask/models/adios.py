@@ -151,7 +151,7 @@ class ADIOS(BaseSelfSupervisor):
             for norm in norms:
                 # In train mode: normalise by the batch, touch no buffer.
                 norm.track_running_stats = False
-            # DDP would wait for gradients that frozen parameters do not get.
+            # DDP that looks for unused parameters would take the frozen ones for such.
             with self.no_sync():
                 yield
         finally:
