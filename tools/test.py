@@ -6,7 +6,7 @@ import os
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import load_config
-from mmsalmask.engine.launch import build_runner, set_work_dir
+from mmsalmask.engine.launch import build_runner, leave_process_group, set_work_dir
 from mmsalmask.errors import InputError
 
 
@@ -35,6 +35,7 @@ def main() -> None:
         config.load_from = arguments.checkpoint
         set_work_dir(config, arguments.work_dir)
         build_runner(config).test()
+        leave_process_group()
 
 
 if __name__ == "__main__":

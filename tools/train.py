@@ -6,7 +6,13 @@ import os
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import load_config
-from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir, use_amp
+from mmsalmask.engine.launch import (
+    build_runner,
+    leave_process_group,
+    set_resume,
+    set_work_dir,
+    use_amp,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,6 +51,7 @@ def main() -> None:
         if arguments.resume:
             set_resume(config, arguments.resume)
         build_runner(config).train()
+        leave_process_group()
 
 
 if __name__ == "__main__":

@@ -108,3 +108,9 @@ def _distribute_over_cpus(config: Config) -> None:
             find_unused_parameters=config.get("find_unused_parameters", False),
         ),
     )
+
+
+def leave_process_group() -> None:
+    """Part from the other processes; a process that just exits may be aborted by gloo's threads."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -12,7 +12,7 @@ from mmsalmask.errors import InputError
 
 def config(**entries) -> Config:
     settings = dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)), **entries)
-    return Config(settings, filename="/somewhere/my_recipe.py")
+    return Config(settings, cfg_text=" ", filename="/somewhere/my_recipe.py")
 
 
 def refusal(function, *arguments) -> str:
