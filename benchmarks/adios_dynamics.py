@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from results_file import RESULTS, provenance, write_result
 
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import build_runner
+from mmsalmask.provenance import provenance, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "demo" / "adios-mocov2_resnet18_demo.py"
 # Learning rates of the encoder and of the mask net, as shares of the config's.
 RUNS = {"both": (1, 1), "encoder alone": (1, 0), "mask net alone": (0, 1)}
@@ -146,6 +147,7 @@ def main() -> None:
     write_result(
         options.json, {**result, "config": CONFIG.name, **recipe, "finite": finite, "runs": results}
     )
+    print(f"written: {options.json}")
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from photos import find_photos
 from PIL import Image
-from results_file import provenance, write_result
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from mmsalmask.cli import report_errors
 from mmsalmask.errors import InputError
+from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (
     BoundaryPriorSaliency,
     Frozen,
@@ -171,6 +171,7 @@ def main() -> None:
             arguments.json,
             {**provenance(arguments.seed), "photos": arguments.photos, "results": results},
         )
+        print(f"written: {arguments.json}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from results_file import provenance, write_result
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -27,6 +26,7 @@ from mmsalmask.masking import (
     gaussian_blur,
     high_pass,
 )
+from mmsalmask.provenance import provenance, write_result
 
 # The most that masking one view may cost, in copies of the batch, beyond the filter itself.
 TARGETS = {"mean": 4.0, "high-pass": 8.0, "blur": 8.0}
@@ -102,6 +102,7 @@ def main() -> None:
     if arguments.json:
         setting = {"batch": arguments.batch, "size": arguments.size, "rounds": arguments.rounds}
         write_result(arguments.json, {**provenance(0), **setting, "results": rows})
+        print(f"written: {arguments.json}")
 
 
 if __name__ == "__main__":

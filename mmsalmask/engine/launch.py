@@ -1,6 +1,8 @@
 """From a checked config to a runner that trains or tests."""
 
+import atexit
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -98,6 +100,7 @@ def _distribute_over_cpus(config: Config) -> None:
         raise InputError("without GPUs only --launcher pytorch (torchrun) can distribute training")
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
+        atexit.register(leave_process_group)  # also after an error, which all processes tell
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.setdefault(
         "model_wrapper_cfg",
@@ -111,6 +114,12 @@ def _distribute_over_cpus(config: Config) -> None:
 
 
 def leave_process_group() -> None:
-    """Part from the other processes; a process that just exits may be aborted by gloo's threads."""
+    """Part from the other processes, so that exiting cannot abort this one.
+
+    A thread of gloo drops the tensors of the last collective, for which it needs Python's lock. The
+    model wrapper keeps such threads alive whatever is destroyed, and one that still waits for the
+    lock when the interpreter ends aborts the process (exit status -6). Sleeping hands it the lock.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        time.sleep(0.2)

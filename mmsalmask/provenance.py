@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).resolve().parent / "results"
-
 
 def provenance(seed: int | None = None) -> dict:
     """Command, commit, hardware and versions of the run that is writing a result."""
@@ -27,29 +25,27 @@ def provenance(seed: int | None = None) -> dict:
 
 
 def write_result(path: str | Path, result: dict) -> None:
-    """Write a result as indented JSON."""
+    """Write a result as indented JSON; its folder is made if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {path}")
 
 
 def _commit() -> str:
+    """Short hash of the checkout that this package is imported from; ``unknown`` outside of one."""
     root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head + ("+changes" if dirty else "")
 
 
 def _hardware() -> str:

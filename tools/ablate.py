@@ -1,0 +1,350 @@
+"""Pretrain every row of a plan with every seed, and compare the backbones by kNN.
+
+A plan is a YAML file: a config, the overrides that all rows share, and the rows.
+
+    config: ../demo/mocov2-salmask-highpass_resnet18_demo.py   # relative to this file
+    overrides: [train_cfg.max_epochs=20]
+    rows:
+      - name: salient patches
+      - name: random patches
+        overrides: [model.data_preprocessor.masker.patches=random]
+      - name: plain MoCo v2
+        config: ../demo/mocov2_resnet18_demo.py
+      - name: untrained
+        pretrain: false
+
+    python tools/ablate.py PLAN --data photos/ --seeds 0 1 2 --out work_dirs/ablation
+
+All rows are checked before the first one starts. Started again with the same command, it goes on
+where it stopped: finished runs are read, interrupted ones resumed. Labels (subfolders of --data)
+are used by the kNN classifier alone.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import torch
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.config import check_config, load_config
+from mmsalmask.errors import InputError
+from mmsalmask.provenance import provenance, write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
+
+
+class Row(NamedTuple):
+    """One line of the table: what is trained, or left untrained."""
+
+    name: str
+    config: str
+    overrides: list[str]
+    pretrain: bool
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("plan", type=Path, help="a YAML file with config, overrides and rows")
+    parser.add_argument("--data", required=True, help="folder <class>/<image> to pretrain on")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--test", help="classify these images; the neighbours are all of --data (<class>/<image>)"
+    )
+    source.add_argument(
+        "--train-per-class",
+        type=int,
+        default=30,
+        metavar="N",
+        help="classify --data by N neighbours of each class of it (%(default)s)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--size", type=int, default=64, help="pixels of the kNN (%(default)s)")
+    parser.add_argument("--amp", choices=["float16", "bfloat16"])
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the plan")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of every row"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, each on the next GPU (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="work_dirs/<name of the plan>")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; give 1 or more")
+    options.out = options.out or Path("work_dirs") / options.plan.stem
+    return options
+
+
+# ---------------------------------------------------------------------------------------- the plan
+
+
+def read_plan(path: Path, only: list[str] | None = None) -> list[Row]:
+    """The rows of a plan, each with its config and all its overrides.
+
+    Raises:
+        InputError: The file is missing, not YAML, or not of the form that the module describes.
+    """
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such plan") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    _refuse_other_keys(plan, {"config", "overrides", "rows"}, str(path))
+    entries = plan.get("rows")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path} has no rows; give a list of them, each with a name")
+    rows = [_read_row(path, plan, entry) for entry in entries]
+    names = [row.name for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path} has two rows named {twice[0]!r}")
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise InputError(f"--rows: {path} has no row {unknown[0]!r}, but {', '.join(names)}")
+    return [row for row in rows if not only or row.name in only]
+
+
+def _read_row(path: Path, plan: dict, entry: dict) -> Row:
+    _refuse_other_keys(entry, {"name", "config", "overrides", "pretrain"}, f"a row of {path}")
+    if "name" not in entry:
+        raise InputError(f"{path}: a row has no name")
+    name = str(entry["name"])
+    config = entry.get("config", plan.get("config"))
+    if config is None:
+        raise InputError(f"{path}: neither row {name!r} nor the plan as a whole has a config")
+    overrides = [*plan.get("overrides", []), *entry.get("overrides", [])]
+    return Row(name, str(path.parent / config), overrides, entry.get("pretrain", True))
+
+
+def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
+    if not isinstance(mapping, dict):
+        raise InputError(f"{where} is not a mapping with the keys {', '.join(sorted(known))}")
+    if unknown := sorted(set(mapping) - known):
+        raise InputError(
+            f"{where} has the key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+
+
+def check_rows(rows: list[Row], common: list[str]) -> None:
+    """Read every config with its overrides, so that no mistake waits for its turn."""
+    parser = argparse.ArgumentParser()
+    config_arguments(parser)
+    for row in rows:
+        words = [*row.overrides, *common]
+        parsed = parser.parse_args([row.config, *(["--cfg-options", *words] if words else [])])
+        try:
+            check_config(load_config(parsed.config, parsed.cfg_options))
+        except InputError as error:
+            raise InputError(f"row {row.name!r}: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------- the runs
+
+
+def run(row: Row, seed: int, options: argparse.Namespace, gpu: int | None) -> dict:
+    """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
+    folder = options.out / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, {**row._asdict(), "seed": seed, **_common(options)})
+    finished = folder / "result.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
+    config = [row.config, "--cfg-options", *row.overrides, *options.cfg_options]
+    config += [f"data_root={options.data}", f"randomness.seed={seed}"]
+    checkpoint, seconds = "none", 0.0
+    if row.pretrain:
+        words = [f"--work-dir={folder}", *([f"--amp={options.amp}"] if options.amp else [])]
+        if (folder / "last_checkpoint").exists():
+            words.append("--resume")
+        start = time.perf_counter()
+        _call("train.py", [*config, *words], folder / "train.log", options.jobs, gpu)
+        seconds = time.perf_counter() - start
+        checkpoint = (folder / "last_checkpoint").read_text().strip()
+    knn = folder / "knn.json"
+    words = [f"--train={options.data}", f"--size={options.size}", f"--seed={seed}"]
+    words += [
+        f"--test={options.test}" if options.test else f"--train-per-class={options.train_per_class}"
+    ]
+    words = [config[0], checkpoint, *words, f"--json={knn}", *config[1:]]
+    _call("knn.py", words, folder / "knn.log", options.jobs, gpu)
+    result = {**json.loads(knn.read_text()), "pretraining_seconds": round(seconds)}
+    write_result(finished, result)
+    return result
+
+
+def _common(options: argparse.Namespace) -> dict:
+    """What all runs share and their figures depend on."""
+    names = ("data", "test", "train_per_class", "size", "amp", "cfg_options")
+    return {name: getattr(options, name) for name in names}
+
+
+def _claim(folder: Path, identity: dict) -> None:
+    """Mark a folder as that of one run; refuse one that another command filled."""
+    file = folder / "run.json"
+    if not file.exists():
+        write_result(file, identity)
+    elif (found := json.loads(file.read_text())) != identity:
+        key = next(key for key in identity if found.get(key) != identity[key])
+        raise InputError(
+            f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity[key]!r}: choose "
+            "another --out, or delete that folder"
+        )
+
+
+def _call(script: str, words: list[str], log: Path, jobs: int, gpu: int | None) -> None:
+    environment = dict(os.environ)
+    # Jobs that share cores lose more to each other's waiting threads than they gain by them.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    command = [sys.executable, str(ROOT / "tools" / script), *words]
+    with log.open("a") as file:
+        status = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment
+        ).returncode
+    if status:
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"{script} ended with status {status}: {last} (all of it in {log})")
+
+
+def run_all(rows: list[Row], options: argparse.Namespace) -> Iterator[tuple[str, int, dict | str]]:
+    """Row, seed and result, or the reason why there is none, of each run as it ends."""
+    gpus: SimpleQueue[int | None] = SimpleQueue()
+    count = torch.cuda.device_count()
+    for job in range(options.jobs):
+        gpus.put(job % count if count else None)
+
+    def on_a_gpu(row: Row, seed: int) -> dict:
+        gpu = gpus.get()
+        try:
+            return run(row, seed, options, gpu)
+        finally:
+            gpus.put(gpu)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        # Seed by seed: a comparison of all rows is there as early as possible.
+        pending = {
+            pool.submit(on_a_gpu, row, seed): (row.name, seed)
+            for seed in options.seeds
+            for row in rows
+        }
+        try:
+            for future in as_completed(pending):
+                error = future.exception()
+                if error is not None and not isinstance(error, InputError):
+                    raise error
+                yield *pending[future], future.result() if error is None else str(error)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+# -------------------------------------------------------------------------------------- the report
+
+
+def summary(values: list[float]) -> str:
+    """``mean ± standard deviation`` of the sample; of one value that value."""
+    if not values:
+        return "–"
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def table_rows(results: dict[str, dict[int, dict]]) -> list[list[str]]:
+    """Cells: row, each measure, top-1 minus that of the first row (paired by seed), minutes."""
+    baseline = next(iter(results.values()))
+    cells = []
+    for name, runs in results.items():
+        measures = [summary([run[key] for run in runs.values()]) for key in MEASURES]
+        paired = [runs[seed]["top1"] - baseline[seed]["top1"] for seed in runs if seed in baseline]
+        minutes = [run["pretraining_seconds"] / 60 for run in runs.values()]
+        difference = "" if runs is baseline else summary(paired)
+        cells.append([name, *measures, difference, summary(minutes)])
+    return cells
+
+
+def header(results: dict[str, dict[int, dict]]) -> list[str]:
+    return ["row", *MEASURES.values(), f"top-1 − {next(iter(results))}", "pretraining, min"]
+
+
+def markdown(results: dict[str, dict[int, dict]]) -> str:
+    """The table as Markdown, its first column left-aligned."""
+    titles = header(results)
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *table_rows(results)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def draw(results: dict[str, dict[int, dict]], picture: Path) -> None:
+    """A line per row: every seed a dot, their mean a bar."""
+    names = list(results)
+    figure = Figure(figsize=(7, 1.2 + 0.38 * len(names)), dpi=130, layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(names):
+        values = [run["top1"] for run in results[name].values()]
+        if values:
+            axis.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color="tab:blue", lw=2.5)
+            axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.45, mew=0)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlabel("kNN top-1, % (dot: a seed, bar: their mean)")
+    axis.grid(axis="x", alpha=0.3)
+    figure.savefig(picture)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    console = Console()
+    with report_errors():
+        rows = read_plan(options.plan, options.rows)
+        check_rows(rows, options.cfg_options)
+        if not Path(options.data).is_dir():
+            raise InputError(f"--data: there is no folder {options.data}")
+        origin = provenance()
+        results: dict[str, dict[int, dict]] = {row.name: {} for row in rows}
+        failures = []
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs, left:"))
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            task = progress.add_task("", total=len(rows) * len(options.seeds))
+            for name, seed, result in run_all(rows, options):
+                progress.advance(task)
+                if isinstance(result, str):
+                    failures.append(f"{name}, seed {seed}: {result}")
+                    console.print(f"failed: {failures[-1]}", markup=False)
+                    continue
+                results[name][seed] = result
+                console.print(f"{name}, seed {seed}: {result['top1']:.1f} %", markup=False)
+        table = Table(*header(results))
+        for cells in table_rows(results):
+            table.add_row(*cells)
+        console.print(table)
+        (options.out / "table.md").write_text(markdown(results), encoding="utf-8")
+        draw(results, options.out / "plot.png")
+        plan = {row.name: {**row._asdict(), "config": Path(row.config).name} for row in rows}
+        data = {**origin, **_common(options), "rows": plan, "results": results}
+        for file in {options.out / "results.json", options.json or options.out / "results.json"}:
+            write_result(file, data)
+        print(f"table: {options.out / 'table.md'}  plot: {options.out / 'plot.png'}")
+        if failures:
+            raise InputError(f"{len(failures)} of the runs failed: " + "; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
