@@ -9,7 +9,6 @@ model = dict(
     backbone=dict(base_channels=16, stem_channels=16),
     neck=dict(in_channels=128, hid_channels=128))
 
-epochs = 24
 view_pipeline = [
     dict(
         type='RandomResizedCrop',
@@ -40,12 +39,4 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-param_scheduler = [
-    dict(
-        type='CosineAnnealingLR',
-        T_max=epochs,
-        by_epoch=True,
-        end=epochs,
-        convert_to_iter_based=True)
-]
-train_cfg = dict(max_epochs=epochs)
+train_cfg = dict(max_epochs=24)

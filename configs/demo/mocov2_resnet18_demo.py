@@ -13,7 +13,6 @@ model = dict(
     neck=dict(in_channels=512, hid_channels=512))
 
 size = 64
-epochs = 12
 data_root = 'data/demo/train'
 view_pipeline = [
     dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.2, 1.)),
@@ -33,15 +32,12 @@ train_dataloader = dict(
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=5e-4))
+# To the last of train_cfg.max_epochs, which is mmengine's default end.
 param_scheduler = [
     dict(
-        type='CosineAnnealingLR',
-        T_max=epochs,
-        by_epoch=True,
-        end=epochs,
-        convert_to_iter_based=True)
+        type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12)
 
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=2))

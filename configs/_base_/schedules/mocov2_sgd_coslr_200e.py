@@ -2,7 +2,6 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.015, momentum=0.9, weight_decay=1e-4))
-param_scheduler = [
-    dict(type='CosineAnnealingLR', T_max=200, by_epoch=True, begin=0, end=200)
-]
+# To the last of train_cfg.max_epochs, which is mmengine's default end.
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=200)

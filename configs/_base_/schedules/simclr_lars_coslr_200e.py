@@ -11,7 +11,6 @@ optim_wrapper = dict(
             # BatchNorm of a residual block's shortcut
             'downsample.1': dict(decay_mult=0, lars_exclude=True),
         }))
-param_scheduler = [
-    dict(type='CosineAnnealingLR', T_max=200, by_epoch=True, begin=0, end=200)
-]
+# To the last of train_cfg.max_epochs, which is mmengine's default end.
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=200)

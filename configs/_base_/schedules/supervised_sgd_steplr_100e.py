@@ -5,7 +5,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
 param_scheduler = [
-    dict(type='StepLR', step_size=30, gamma=0.1, by_epoch=True, end=100)
+    dict(type='StepLR', step_size=30, gamma=0.1, by_epoch=True)
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=100, val_interval=1)
 val_cfg = dict()
