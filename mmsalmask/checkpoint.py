@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from mmengine.logging import MMLogger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -550,8 +551,7 @@ def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
     said about itself is passed on.
     """
     meta = _meta(checkpoint)
-    config = read_config(meta["cfg"]) if isinstance(meta.get("cfg"), str) else {}
-    model = config.get("model")
+    model = _config(checkpoint).get("model")
     known = {name: meta[name] for name in ("epoch", "iter") if name in meta}
     if isinstance(model, dict):
         backbone = model.get("backbone")
@@ -563,10 +563,11 @@ def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
             "backbone": backbone.get("type"),
             "depth": backbone.get("depth"),
             "style": backbone.get("style", style),
-            "high_pass": str(_is_high_pass(config)).lower(),
         }
     elif "mmsalmask_version" in meta:
         known |= {name: meta.get(name) for name in _FACTS}
+    high_pass = saw_high_pass(checkpoint)
+    known["high_pass"] = None if high_pass is None else str(high_pass).lower()
     return {
         "mmsalmask_version": mmsalmask.__version__,
         "source": source.name,
@@ -581,6 +582,65 @@ def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
 _FACTS = ("model", "backbone", "depth", "style", "high_pass")
 
 
+def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
+    """Whether the encoder in a checkpoint learned from high-pass filtered images.
+
+    A run's checkpoint tells it by its config, an exported backbone by what it says about itself;
+    ``None`` for one that tells nothing (torchvision's, for example).
+    """
+    config = _config(checkpoint)
+    if isinstance(config.get("model"), dict):
+        return is_high_pass(config)
+    return {"true": True, "false": False}.get(_meta(checkpoint).get("high_pass"))
+
+
+def is_high_pass(config: Mapping[str, Any], loader: str = "train_dataloader") -> bool:
+    """Whether a config's masking strategy or the pipeline of ``loader`` filters the images."""
+    return any(
+        kind.rpartition(".")[2].startswith("HighPass")
+        for part in ("model", "data_preprocessor", loader)
+        for kind in _types(config.get(part))
+    )
+
+
+def warn_if_filter_differs(
+    checkpoint: Mapping[str, Any], name: str, filtered: Mapping[str, bool]
+) -> None:
+    """Warn loudly where images lack the high-pass filter that a backbone learned with, or have one.
+
+    Such a backbone still computes something, and its figures are merely far too low. Every way to
+    use a backbone comes by here: ``tools/train.py`` and ``tools/test.py`` look at all files that
+    the config's model starts from, whatever the library, ``tools/knn.py`` and ``tools/linear.py``
+    at theirs. A checkpoint that does not say how it was pretrained warns of nothing.
+
+    Args:
+        checkpoint: as :func:`load_checkpoint` reads it, a run's or an exported backbone.
+        name: of the checkpoint, for the message.
+        filtered: whether images are high-pass filtered, by what the message shall call them, for
+            example ``{"train_dataloader": True, "test_dataloader": False}``.
+    """
+    expected = saw_high_pass(checkpoint)
+    different = [images for images, answer in filtered.items() if answer != expected]
+    if expected is None or not different:
+        return
+    learned, given, mend = (
+        ("HIGH-PASS FILTERED", "not filtered", "with mmsalmask.HighPassFilter in")
+        if expected
+        else ("PLAIN", "high-pass filtered", "without mmsalmask.HighPassFilter in")
+    )
+    MMLogger.get_current_instance().warning(
+        f"{name} LEARNED FROM {learned} IMAGES, but those of {_list(different)} are {given}: its "
+        f"figures will be far too low. Use the config of its pretraining, or one {mend} the "
+        "pipelines of training and test"
+    )
+
+
+def _config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in a run's checkpoint; empty if there is none that can be read."""
+    text = _meta(checkpoint).get("cfg")
+    return read_config(text) if isinstance(text, str) else {}
+
+
 def _meta(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, Mapping) else {}
@@ -592,15 +652,6 @@ def _sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _is_high_pass(config: Mapping[str, Any]) -> bool:
-    """Whether the masking strategy or the training pipeline filters what the encoder sees."""
-    return any(
-        kind.rpartition(".")[2].startswith("HighPass")
-        for part in ("model", "data_preprocessor", "train_dataloader")
-        for kind in _types(config.get(part))
-    )
 
 
 def _types(part: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import Runner
 from mmpretrain.models import ConvNeXt, ResNet, ResNetV1c, ResNetV1d
 from mmpretrain.structures import DataSample
@@ -29,8 +29,10 @@ from mmsalmask.checkpoint import (
     local_file,
     read_config,
     save_backbone,
+    saw_high_pass,
     to_detectron2,
     to_torchvision,
+    warn_if_filter_differs,
 )
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
@@ -578,6 +580,40 @@ def test_the_high_pass_strategy_is_found_in_the_config_text(tmp_path, config, hi
     assert read_config(text) == config
     checkpoint = {"meta": {"cfg": text}, "state_dict": {}}
     assert describe(checkpoint, tmp_path / "a")["high_pass"] == str(bool(high_pass)).lower()
+
+
+def checkpoint_of(high_pass, exported):
+    """A checkpoint that says whether its encoder saw filtered images, or (None) says nothing."""
+    if high_pass is None:
+        return {"state_dict": {}}
+    if exported:
+        return {"state_dict": {}, "meta": {"high_pass": str(high_pass).lower()}}
+    pipeline = [dict(type="mmsalmask.HighPassFilter")] if high_pass else []
+    config = {"model": {"type": "MoCo"}, "train_dataloader": {"dataset": {"pipeline": pipeline}}}
+    return {"state_dict": {}, "meta": {"cfg": Config(config).pretty_text}}
+
+
+@pytest.mark.parametrize("exported", [True, False])
+@pytest.mark.parametrize("learned", [True, False, None])
+def test_a_filter_other_than_in_pretraining_is_warned_of(caplog, learned, exported):
+    checkpoint = checkpoint_of(learned, exported)
+    assert saw_high_pass(checkpoint) is learned
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        for given in (True, False):
+            warn_if_filter_differs(checkpoint, "a.pth", {"test_dataloader": given})
+        warn_if_filter_differs(checkpoint, "b.pth", {"training": True, "testing": False})
+    finally:
+        logger.removeHandler(caplog.handler)
+    told = [record.getMessage() for record in caplog.records]
+    if learned is None:
+        assert told == []
+        return
+    first, second = told
+    kind, wrong = ("HIGH-PASS FILTERED", "testing") if learned else ("PLAIN", "training")
+    assert first.startswith(f"a.pth LEARNED FROM {kind} IMAGES, but those of test_dataloader are ")
+    assert second.startswith(f"b.pth LEARNED FROM {kind} IMAGES, but those of {wrong} are ")
 
 
 @pytest.mark.parametrize(

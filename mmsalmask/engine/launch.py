@@ -9,10 +9,18 @@ import torch
 from mmengine import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
-from mmsalmask.checkpoint import check_matches, load_checkpoint
+from mmsalmask.checkpoint import (
+    check_matches,
+    is_high_pass,
+    load_checkpoint,
+    warn_if_filter_differs,
+)
 from mmsalmask.config import check_config
 from mmsalmask.errors import InputError
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def set_work_dir(config: Config, work_dir: str | None) -> None:
@@ -65,13 +73,18 @@ def set_resume(config: Config, resume: str) -> None:
 def build_runner(config: Config) -> Runner:
     """Check everything that can be checked before time is spent, then build the runner.
 
+    Files that a part of the model starts from (``init_cfg``) are read here first: mmengine would
+    run code that they hold. A backbone that learned from high-pass filtered images is compared
+    with the pipelines, see :func:`mmsalmask.checkpoint.warn_if_filter_differs`.
+
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` refuses, for persistent
-            workers without workers, for loss scaling without a GPU, and for a ``load_from`` whose
-            tensors are not those of the model.
+            workers without workers, for loss scaling without a GPU, for a missing, damaged or
+            unsafe file that the model starts from, and for a ``load_from`` whose tensors are not
+            those of the model.
     """
     check_config(config)
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in _LOADERS:
         loader = config.get(name) or {}
         if loader.get("persistent_workers") and not loader.get("num_workers"):
             raise InputError(
@@ -87,11 +100,25 @@ def build_runner(config: Config) -> Runner:
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config)
     runner = Runner.from_cfg(config)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
+    for file in _starting_files(model):
+        warn_if_filter_differs(load_checkpoint(file), file, filtered)
     if config.get("load_from"):
         state = load_checkpoint(config.load_from)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        warn_if_filter_differs(state, config.load_from, filtered)
         check_matches(model, state.get("state_dict", state), config.load_from)
     return runner
+
+
+def _starting_files(model: nn.Module) -> list[str]:
+    """The local files that parts of a model start from; what lies at an address is not ours."""
+    starts = []
+    for module in model.modules():
+        start = getattr(module, "init_cfg", None) or []
+        starts += start if isinstance(start, (list, tuple)) else [start]
+    files = {str(start["checkpoint"]) for start in starts if start.get("type") == "Pretrained"}
+    return sorted(file for file in files if "://" not in file)
 
 
 def _distribute_over_cpus(config: Config) -> None:

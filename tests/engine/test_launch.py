@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine import Config
+from mmpretrain.models import ResNet
 
+from mmsalmask.checkpoint import save_backbone
 from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir, use_amp
 from mmsalmask.errors import InputError
 
@@ -88,3 +90,66 @@ def test_workers_cannot_persist_where_there_are_none():
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_without_gpus_only_torchrun_joins_processes(launcher):
     assert "only --launcher pytorch" in refusal(build_runner, config(launcher=launcher))
+
+
+# ------------------------------------------------------------------------- what a model starts from
+
+
+def downstream(start: Path, work: Path, train: list, test: list) -> Config:
+    """A small classifier whose backbone starts from a file, and its two pipelines."""
+    loaders = {
+        f"{split}_dataloader": dict(
+            batch_size=1,
+            sampler=dict(type="DefaultSampler"),
+            dataset=dict(type="mmsalmask.ImageFolder", data_root="photos", pipeline=pipeline),
+        )
+        for split, pipeline in (("train", train), ("test", test))
+    }
+    cfg = config(
+        default_scope="mmpretrain",
+        model=dict(
+            type="ImageClassifier",
+            backbone=dict(
+                type="ResNet",
+                depth=18,
+                stem_channels=8,
+                base_channels=8,
+                init_cfg=dict(type="Pretrained", checkpoint=str(start)),
+            ),
+        ),
+        train_cfg=dict(max_epochs=1),
+        test_cfg=dict(),
+        test_evaluator=dict(type="Accuracy"),
+        work_dir=str(work),
+        experiment_name=str(work),
+        **loaders,
+    )
+    return cfg
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_downstream_config_without_the_backbones_filter_is_warned_of(tmp_path, caplog, learned):
+    start, lines = tmp_path / "backbone.pth", []
+    state = ResNet(18, stem_channels=8, base_channels=8).state_dict()
+    save_backbone(state, start, "openmmlab", {"high_pass": str(learned).lower()})
+    filtered = [dict(type="mmsalmask.HighPassFilter")]
+    for name, train, test in (
+        ("both", filtered, filtered),
+        ("train", filtered, []),
+        ("none", [], []),
+    ):
+        build_runner(downstream(start, tmp_path / name, train, test))
+        (log,) = (tmp_path / name).rglob("*.log")
+        lines.append([line for line in log.read_text().splitlines() if " LEARNED FROM " in line])
+    assert [len(found) for found in lines] == ([0, 1, 1] if learned else [1, 1, 0])
+    assert ("of test_dataloader are not" if learned else "of train_dataloader are") in lines[1][0]
+    assert "those of train_dataloader, test_dataloader are " in lines[2 if learned else 0][0]
+
+
+def test_a_file_to_start_from_is_read_before_mmengine_could_run_its_code(tmp_path):
+    def start(name):
+        return refusal(build_runner, downstream(tmp_path / name, tmp_path / "run", [], []))
+
+    assert start("backbone.pth").startswith("there is no checkpoint")
+    torch.save({"state_dict": {}, "hook": print}, tmp_path / "unsafe.pth")
+    assert "contains code or objects" in start("unsafe.pth")
