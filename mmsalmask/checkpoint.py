@@ -386,9 +386,21 @@ def check_matches(module: nn.Module, state: Mapping[str, Any], name: str) -> Non
         InputError: with the numbers of missing, unexpected and wrongly shaped tensors and the
             first five of each.
     """
-    wanted = module.state_dict()
+    _refuse_mismatch(module.state_dict(), state, name, f"this {type(module).__name__}")
+
+
+def _refuse_mismatch(
+    wanted: Mapping[str, Any],
+    state: Mapping[str, Any],
+    name: str,
+    whose: str,
+    required: Callable[[str], Any] = lambda key: True,
+) -> None:
+    """Raise unless a state dict has the keys wanted, or of them those required, and no others."""
     optional = "num_batches_tracked"
-    missing = [key for key in wanted if key not in state and not key.endswith(optional)]
+    missing = [
+        key for key in wanted if key not in state and not key.endswith(optional) and required(key)
+    ]
     unexpected = [key for key in state if key not in wanted]
     misshapen = [
         f"{key} {_shape(state[key])} instead of {_shape(value)}"
@@ -406,9 +418,52 @@ def check_matches(module: nn.Module, state: Mapping[str, Any], name: str) -> Non
     ]
     if found:
         raise InputError(
-            f"{name} is a checkpoint of another architecture than this "
-            f"{type(module).__name__}: {'; '.join(found)}"
+            f"{name} is a checkpoint of another architecture than {whose}: {'; '.join(found)}"
         )
+
+
+def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], name: str) -> None:
+    """Raise unless a backbone's file and the modules that start from it fit without remainder.
+
+    mmengine's ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes what fits and leaves the
+    rest at random without a word: for a ResNet-50 given a ResNet-101, or given a whole pretraining
+    checkpoint. Several modules may share a file, as a C4 detector's backbone and its shared head.
+    What a plain ResNet does not have (a norm added at its end, deformable offsets) may be missing.
+
+    Modules without a ResNet's names are judged only with files of ``tools/export_backbone.py``.
+
+    Args:
+        modules: all that start from the file.
+        checkpoint: the file, as :func:`load_checkpoint` reads it.
+        name: of the file, for the message.
+
+    Raises:
+        InputError: for a backbone of another depth, width, stem or style, and for a file that
+            holds more than a backbone.
+    """
+    modules = list(modules)
+    state = checkpoint.get("state_dict", checkpoint)
+    wanted = {key: value for module in modules for key, value in module.state_dict().items()}
+    resnet = any(map(_detectron2_name, wanted))
+    if not resnet and "mmsalmask_version" not in _meta(checkpoint):
+        return
+    if any(key.startswith("backbone.") for key in state):
+        raise InputError(
+            f"{name} holds more than a backbone, and none of it would be loaded: take the backbone "
+            "out with tools/export_backbone.py"
+        )
+    own = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    whose = " and ".join(dict.fromkeys(type(module).__name__ for module in modules))
+    _refuse_mismatch(
+        wanted, own, name, f"this {whose}", required=_detectron2_name if resnet else bool
+    )
+    style = _meta(checkpoint).get("style")
+    for module in modules:
+        if style in ("pytorch", "caffe") and getattr(module, "style", style) != style:
+            raise InputError(
+                f"{name} is a ResNet of style '{style}', this {type(module).__name__} one of style "
+                f"'{module.style}': the weights would fit and compute something else"
+            )
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -597,9 +652,9 @@ def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
 def is_high_pass(config: Mapping[str, Any], loader: str = "train_dataloader") -> bool:
     """Whether a config's masking strategy or the pipeline of ``loader`` filters the images."""
     return any(
-        kind.rpartition(".")[2].startswith("HighPass")
-        for part in ("model", "data_preprocessor", loader)
-        for kind in _types(config.get(part))
+        part["type"].rpartition(".")[2].startswith("HighPass")
+        for name in ("model", "data_preprocessor", loader)
+        for part in typed_parts(config.get(name))
     )
 
 
@@ -654,15 +709,15 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _types(part: Any) -> Iterator[str]:
-    """Every ``type='...'`` in a nest of dicts, lists and tuples."""
+def typed_parts(part: Any) -> Iterator[dict[str, Any]]:
+    """Every dict with a ``type='...'`` in a nest of dicts, lists and tuples."""
     if isinstance(part, dict):
         if isinstance(part.get("type"), str):
-            yield part["type"]
+            yield part
         part = list(part.values())
     if isinstance(part, (list, tuple)):
         for value in part:
-            yield from _types(value)
+            yield from typed_parts(value)
 
 
 def read_config(text: str) -> dict[str, Any]:

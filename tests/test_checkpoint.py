@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from mmsalmask.checkpoint import (
     backbone_state,
     check_matches,
+    check_start,
     describe,
     load_checkpoint,
     local_file,
@@ -409,6 +410,55 @@ def test_another_architecture_is_refused_with_counts_and_first_names():
     assert "layer1.0.conv1.weight (64, 64, 1, 1) instead of (64, 64, 3, 3)" in message
     with pytest.raises(InputError, match=r"1 missing \(conv1\.weight\)$"):
         check_matches(net, {k: v for k, v in old.items() if k != "conv1.weight"}, "cut")
+
+
+def small(depth: int, net: type = ResNet) -> ResNet:
+    return net(depth=depth, stem_channels=8, base_channels=8)
+
+
+def test_a_start_is_refused_where_mmengine_would_leave_weights_at_random():
+    def told(modules, state, **meta) -> str:
+        with pytest.raises(InputError) as caught:
+            check_start(modules, {"state_dict": state, "meta": meta}, "start.pth")
+        return str(caught.value)
+
+    shallow, deep = small(18), small(34)
+    check_start([shallow], {"state_dict": shallow.state_dict()}, "start.pth")
+    check_start([shallow], {**shallow.state_dict(), "fc.weight": torch.ones(2)}, "torchvision's")
+    other = "start.pth is a checkpoint of another architecture than this ResNet: "
+    assert told([shallow], deep.state_dict()).startswith(other + "96 unexpected (layer1.2.conv1.w")
+    assert told([deep], shallow.state_dict()).startswith(other + "80 missing (layer1.2.conv1.wei")
+    assert " of another shape " in told([small(50)], ResNet(50).state_dict())
+    deep_stem = small(18, ResNetV1c)
+    assert " missing (conv1.weight, " in told([shallow], deep_stem.state_dict())
+    assert "unexpected (stem.0.conv.weight" in told([shallow], deep_stem.state_dict())
+    assert "unexpected (conv1.weight" in told([deep_stem], shallow.state_dict())
+    whole = {f"backbone.{name}": value for name, value in shallow.state_dict().items()}
+    assert told([shallow], whole).endswith("out with tools/export_backbone.py")
+    assert told([shallow], shallow.state_dict(), style="caffe").startswith(
+        "start.pth is a ResNet of style 'caffe', this ResNet one of style 'pytorch'"
+    )
+
+
+def test_modules_may_share_a_file_and_add_to_a_plain_resnet():
+    net = small(18)
+    state = net.state_dict()
+    names = ("conv1", "bn1", "layer1", "layer2", "layer3")
+    first = torch.nn.ModuleDict({name: getattr(net, name) for name in names})
+    last = torch.nn.ModuleDict({"layer4": net.layer4, "norm": torch.nn.BatchNorm2d(64)})
+    check_start([first, last], state, "start.pth")
+    with pytest.raises(InputError, match=r"unexpected \(layer4\.0\.conv1\.weight"):
+        check_start([first], state, "start.pth")
+    del state["layer4.0.conv1.weight"]
+    with pytest.raises(InputError, match=r"1 missing \(layer4\.0\.conv1\.weight\)$"):
+        check_start([first, last], state, "start.pth")
+
+
+def test_a_net_without_a_resnets_names_is_judged_by_our_own_files_alone():
+    net, state = torch.nn.Linear(2, 2), {"weight": torch.ones(2, 2)}
+    check_start([net], {"state_dict": state, "meta": {}}, "somebody's.pth")
+    with pytest.raises(InputError, match=r"than this Linear: 1 missing \(bias\)$"):
+        check_start([net], {"state_dict": state, "meta": {"mmsalmask_version": "1"}}, "ours.pth")
 
 
 # Names of other libraries

@@ -3,6 +3,7 @@
 import atexit
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from mmsalmask.checkpoint import (
     check_matches,
+    check_start,
     is_high_pass,
     load_checkpoint,
     warn_if_filter_differs,
@@ -80,8 +82,8 @@ def build_runner(config: Config) -> Runner:
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` refuses, for persistent
             workers without workers, for loss scaling without a GPU, for a missing, damaged or
-            unsafe file that the model starts from, and for a ``load_from`` whose tensors are not
-            those of the model.
+            unsafe file that the model starts from, or one of another architecture, and for a
+            ``load_from`` whose tensors are not those of the model.
     """
     check_config(config)
     for name in _LOADERS:
@@ -102,8 +104,11 @@ def build_runner(config: Config) -> Runner:
     runner = Runner.from_cfg(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
-    for file in _starting_files(model):
-        warn_if_filter_differs(load_checkpoint(file), file, filtered)
+    for file, modules in _starting_files(model).items():
+        start = load_checkpoint(file)
+        warn_if_filter_differs(start, file, filtered)
+        if modules:
+            check_start(modules, start, file)
     if config.get("load_from"):
         state = load_checkpoint(config.load_from)
         warn_if_filter_differs(state, config.load_from, filtered)
@@ -111,14 +116,23 @@ def build_runner(config: Config) -> Runner:
     return runner
 
 
-def _starting_files(model: nn.Module) -> list[str]:
-    """The local files that parts of a model start from; what lies at an address is not ours."""
-    starts = []
+def _starting_files(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The local files that parts of a model start from, and those parts.
+
+    What lies at an address is not ours. A start with a ``prefix`` takes what it wants out of a
+    file, and a module with an initialisation of this project checks its file itself.
+    """
+    files = defaultdict(list)
     for module in model.modules():
-        start = getattr(module, "init_cfg", None) or []
-        starts += start if isinstance(start, (list, tuple)) else [start]
-    files = {str(start["checkpoint"]) for start in starts if start.get("type") == "Pretrained"}
-    return sorted(file for file in files if "://" not in file)
+        starts = getattr(module, "init_cfg", None) or []
+        for start in starts if isinstance(starts, (list, tuple)) else [starts]:
+            if start.get("type") != "Pretrained" or "://" in str(start["checkpoint"]):
+                continue
+            modules = files[str(start["checkpoint"])]
+            checks_itself = type(module).init_weights.__module__.startswith("mmsalmask.")
+            if not checks_itself and start.get("prefix") is None:
+                modules.append(module)
+    return dict(sorted(files.items()))
 
 
 def _distribute_over_cpus(config: Config) -> None:

@@ -153,3 +153,15 @@ def test_a_file_to_start_from_is_read_before_mmengine_could_run_its_code(tmp_pat
     assert start("backbone.pth").startswith("there is no checkpoint")
     torch.save({"state_dict": {}, "hook": print}, tmp_path / "unsafe.pth")
     assert "contains code or objects" in start("unsafe.pth")
+
+
+def test_a_model_starts_from_a_backbone_of_its_own_architecture_or_not_at_all(tmp_path):
+    start = tmp_path / "backbone.pth"
+    for depth, fits in ((18, True), (34, False)):
+        state = ResNet(depth, stem_channels=8, base_channels=8).state_dict()
+        save_backbone(state, start, "openmmlab", {})
+        cfg = downstream(start, tmp_path / str(depth), [], [])
+        if fits:
+            build_runner(cfg)
+        else:
+            assert "of another architecture than this ResNet" in refusal(build_runner, cfg)
