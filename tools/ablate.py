@@ -78,6 +78,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--size", type=int, default=64, help="pixels of the kNN (%(default)s)")
+    parser.add_argument("-k", type=int, default=20, help="neighbours that vote (%(default)s)")
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the plan")
     parser.add_argument(
@@ -164,37 +165,45 @@ def run(row: Row, seed: int, options: argparse.Namespace, gpu: int | None) -> di
     """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
     folder = options.out / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {**row._asdict(), "seed": seed, **_common(options)})
-    finished = folder / "result.json"
-    if finished.exists():
-        return json.loads(finished.read_text())
+    same = {"data": options.data, "amp": options.amp, "cfg_options": options.cfg_options}
+    _claim(folder, {**row._asdict(), "seed": seed, **same})
     config = [row.config, "--cfg-options", *row.overrides, *options.cfg_options]
     config += [f"data_root={options.data}", f"randomness.seed={seed}"]
-    checkpoint, seconds = "none", 0.0
-    if row.pretrain:
-        words = [f"--work-dir={folder}", *([f"--amp={options.amp}"] if options.amp else [])]
-        if (folder / "last_checkpoint").exists():
-            words.append("--resume")
-        start = time.perf_counter()
-        _call("train.py", [*config, *words], folder / "train.log", options.jobs, gpu)
-        seconds = time.perf_counter() - start
-        checkpoint = (folder / "last_checkpoint").read_text().strip()
-    knn = folder / "knn.json"
-    words = [f"--train={options.data}", f"--size={options.size}", f"--seed={seed}"]
-    words += [
-        f"--test={options.test}" if options.test else f"--train-per-class={options.train_per_class}"
-    ]
-    words = [config[0], checkpoint, *words, f"--json={knn}", *config[1:]]
-    _call("knn.py", words, folder / "knn.log", options.jobs, gpu)
-    result = {**json.loads(knn.read_text()), "pretraining_seconds": round(seconds)}
-    write_result(finished, result)
+    finished = folder / "result.json"
+    result = json.loads(finished.read_text()) if finished.exists() else {}
+    if "checkpoint" not in result:
+        result = {"checkpoint": "none", "pretraining_seconds": 0}
+        if row.pretrain:
+            result = pretrain(config, folder, options, gpu)
+        write_result(finished, result)
+    settings = evaluation(options)
+    if result.get("evaluation") != settings:
+        knn = folder / "knn.json"
+        words = [config[0], result["checkpoint"], f"--train={options.data}", f"--seed={seed}"]
+        for name, value in settings.items():
+            words += [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}", str(value)]
+        words += [f"--json={knn}", *config[1:]]
+        _call("knn.py", words, folder / "knn.log", options.jobs, gpu)
+        result = {**result, **json.loads(knn.read_text()), "evaluation": settings}
+        write_result(finished, result)
     return result
 
 
-def _common(options: argparse.Namespace) -> dict:
-    """What all runs share and their figures depend on."""
-    names = ("data", "test", "train_per_class", "size", "amp", "cfg_options")
-    return {name: getattr(options, name) for name in names}
+def pretrain(config: list[str], folder: Path, options: argparse.Namespace, gpu: int | None) -> dict:
+    """Train from the start, or from the newest checkpoint of the folder."""
+    words = [f"--work-dir={folder}", *([f"--amp={options.amp}"] if options.amp else [])]
+    if (folder / "last_checkpoint").exists():
+        words.append("--resume")
+    start = time.perf_counter()
+    _call("train.py", [*config, *words], folder / "train.log", options.jobs, gpu)
+    checkpoint = (folder / "last_checkpoint").read_text().strip()
+    return {"checkpoint": checkpoint, "pretraining_seconds": round(time.perf_counter() - start)}
+
+
+def evaluation(options: argparse.Namespace) -> dict:
+    """Options of tools/knn.py on which an accuracy depends."""
+    split = "test" if options.test else "train_per_class"
+    return {name: getattr(options, name) for name in (split, "size", "k")}
 
 
 def _claim(folder: Path, identity: dict) -> None:
@@ -338,7 +347,8 @@ def main(arguments: list[str] | None = None) -> None:
         (options.out / "table.md").write_text(markdown(results), encoding="utf-8")
         draw(results, options.out / "plot.png")
         plan = {row.name: {**row._asdict(), "config": Path(row.config).name} for row in rows}
-        data = {**origin, **_common(options), "rows": plan, "results": results}
+        same = {name: getattr(options, name) for name in ("data", "amp", "cfg_options")}
+        data = {**origin, **same, **evaluation(options), "rows": plan, "results": results}
         for file in {options.out / "results.json", options.json or options.out / "results.json"}:
             write_result(file, data)
         print(f"table: {options.out / 'table.md'}  plot: {options.out / 'plot.png'}")

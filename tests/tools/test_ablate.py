@@ -1,0 +1,198 @@
+"""tools/ablate.py: a plan is checked before it runs, goes on where it stopped, and adds up."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mmsalmask.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import ablate  # noqa: E402
+
+CONFIG = f"""
+_base_ = {str(ROOT / "configs/demo/mocov2-salmask-mean_resnet18_demo.py")!r}
+model = dict(
+    queue_len=10,
+    feat_dim=8,
+    backbone=dict(base_channels=8, stem_channels=8),
+    neck=dict(in_channels=64, hid_channels=8, out_channels=8))
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False)
+default_hooks = dict(checkpoint=dict(interval=1))
+custom_hooks = []
+"""
+PLAN = {
+    "config": "tiny.py",
+    "overrides": ["train_cfg.max_epochs=2"],
+    "rows": [
+        {"name": "untrained", "pretrain": False},
+        {
+            "name": "random patches",
+            "overrides": ["model.data_preprocessor.masker.patches=random"],
+        },
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a config, a plan and two classes: six images striped across, six down."""
+    folder = tmp_path_factory.mktemp("ablate")
+    random = np.random.default_rng(0)
+    (folder / "tiny.py").write_text(CONFIG)
+    write(folder, PLAN)
+    for label, direction in enumerate(("across", "down")):
+        (folder / "photos" / direction).mkdir(parents=True)
+        for i in range(6):
+            pixels = random.integers(0, 256, (32, 1, 3)).repeat(32, 1)
+            pixels = pixels.transpose(1, 0, 2) if label else pixels
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / "photos" / direction / f"{i}.png")
+    return folder
+
+
+def write(folder: Path, plan: dict) -> Path:
+    (folder / "plan.yml").write_text(yaml.safe_dump(plan))
+    return folder / "plan.yml"
+
+
+def run(place: Path, *words: str, plan: str = "plan.yml") -> dict:
+    ablate.main(
+        [
+            str(place / plan),
+            *("--data", str(place / "photos"), "--train-per-class", "2", "--size", "32", "-k", "3"),
+            *("--out", str(place / "out"), *words),
+        ]
+    )
+    return json.loads((place / "out" / "results.json").read_text())
+
+
+def test_an_interrupted_plan_goes_on_where_it_stopped(place):
+    first = run(place, "--json", str(place / "figures" / "copy.json"))
+    copy = json.loads((place / "figures" / "copy.json").read_text())
+    assert copy == first
+    assert first["commit"]
+    assert first["hardware"]
+    trained = place / "out" / "random-patches" / "seed_0"
+    assert first["results"]["random patches"]["0"]["checkpoint"] == str(trained / "epoch_2.pth")
+    assert first["results"]["untrained"]["0"]["checkpoint"] == "none"
+    text = (trained / "tiny.py").read_text()
+    assert "patches='random'" in text
+    assert "max_epochs=2" in text
+    assert "seed=0" in text
+    assert (place / "out" / "plot.png").stat().st_size > 0
+    table = (place / "out" / "table.md").read_text()
+    assert "| random patches |" in table
+    assert "| untrained |" in table
+
+    # As if it had been killed in the second epoch of the second row.
+    (trained / "result.json").unlink()
+    (trained / "epoch_2.pth").unlink()
+    (trained / "last_checkpoint").write_text(str(trained / "epoch_1.pth"))
+    (trained / "train.log").unlink()
+    untouched = (place / "out" / "untrained" / "seed_0" / "result.json").stat().st_mtime_ns
+    second = run(place)
+    log = (trained / "train.log").read_text()
+    assert "resumed epoch: 1" in log
+    assert "Epoch(train) [2]" in log
+    assert "Epoch(train) [1]" not in log
+    assert (place / "out" / "untrained" / "seed_0" / "result.json").stat().st_mtime_ns == untouched
+    assert second["results"]["untrained"] == first["results"]["untrained"]
+    assert second["results"]["random patches"]["0"]["checkpoint"].endswith("epoch_2.pth")
+
+    with pytest.raises(SystemExit):
+        run(place, "--cfg-options", "model.queue_len=12")
+
+
+def test_a_folder_of_another_command_is_not_taken_for_this_one(place, tmp_path):
+    ablate._claim(tmp_path, {"seed": 0, "size": 64})
+    ablate._claim(tmp_path, {"seed": 0, "size": 64})
+    with pytest.raises(
+        InputError, match="holds a run with size = 64, not 32: choose another --out"
+    ):
+        ablate._claim(tmp_path, {"seed": 0, "size": 32})
+
+
+def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, capsys):
+    rows = [*PLAN["rows"], {"name": "last", "overrides": ["model.queue_length=3"]}]
+    write(place, {**PLAN, "rows": rows}).rename(place / "wrong.yml")
+    with pytest.raises(SystemExit) as caught:
+        run(place, "--out", str(place / "wrong"), plan="wrong.yml")
+    assert caught.value.code == 2
+    assert "row 'last': no config key 'model.queue_length'" in capsys.readouterr().err
+    assert not (place / "wrong").exists()
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
+    rows = [
+        {"name": "cannot", "overrides": ["model.data_preprocessor.masker.grid=40"]},
+        {"name": "can", "pretrain": False},
+    ]
+    write(place, {**PLAN, "rows": rows}).rename(place / "part.yml")
+    with pytest.raises(SystemExit) as caught:
+        run(place, "--out", str(place / "part"), plan="part.yml")
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "1 of the runs failed: cannot, seed 0: train.py ended with status 2: error:" in error
+    results = json.loads((place / "part" / "results.json").read_text())["results"]
+    assert results["cannot"] == {}
+    assert "top1" in results["can"]["0"]
+    assert "| cannot | – | – |" in (place / "part" / "table.md").read_text()
+
+
+WRONG = {
+    "is not a mapping": [],
+    "the key 'row'": {"row": []},
+    "has no rows": {"config": "tiny.py"},
+    "neither row 'a' nor the plan as a whole has a config": {"rows": [{"name": "a"}]},
+    "a row has no name": {"config": "tiny.py", "rows": [{"pretrain": False}]},
+    "the key 'override'": {"config": "tiny.py", "rows": [{"name": "a", "override": ["b=1"]}]},
+    "two rows named 'a'": {"config": "tiny.py", "rows": [{"name": "a"}, {"name": "a"}]},
+    "no row 'b', but a": {"config": "tiny.py", "rows": [{"name": "a"}]},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_a_wrong_plan_is_refused_in_one_sentence(tmp_path, sentence):
+    with pytest.raises(InputError, match=sentence):
+        ablate.read_plan(write(tmp_path, WRONG[sentence]), only=["b"])
+
+
+def test_a_missing_plan_and_one_that_is_no_yaml_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such plan"):
+        ablate.read_plan(tmp_path / "plan.yml")
+    (tmp_path / "plan.yml").write_text("rows: [")
+    with pytest.raises(InputError, match="is not YAML"):
+        ablate.read_plan(tmp_path / "plan.yml")
+
+
+def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference():
+    def result(top1: float) -> dict:
+        return {"top1": top1, "mean_per_class": top1 / 2, "pretraining_seconds": 90}
+
+    results = {
+        "first": {0: result(50.0), 1: result(54.0)},
+        # Better by 1 and by 3 on the seeds that both have; seed 2 has no partner.
+        "second": {0: result(51.0), 1: result(57.0), 2: result(99.0)},
+        "once": {1: result(40.0)},
+        "never": {},
+    }
+    assert ablate.table_rows(results) == [
+        ["first", "52.0 ± 2.8", "26.0 ± 1.4", "", "1.5 ± 0.0"],
+        ["second", "69.0 ± 26.2", "34.5 ± 13.1", "2.0 ± 1.4", "1.5 ± 0.0"],
+        ["once", "40.0", "20.0", "-14.0", "1.5"],
+        ["never", "–", "–", "–", "–"],
+    ]
+
+
+@pytest.mark.parametrize("plan", sorted((ROOT / "configs" / "ablations").glob("*.yml")))
+def test_the_plans_that_are_shipped_can_be_run(plan):
+    rows = ablate.read_plan(plan)
+    ablate.check_rows(rows, ["train_cfg.max_epochs=1"])
+    assert len({(row.config, *row.overrides, row.pretrain) for row in rows}) == len(rows)
