@@ -17,4 +17,4 @@ model = dict(
         out_channels=128,
         num_layers=2,
         norm_cfg=dict(type='BN1d')),
-    head=dict(type='mmsalmask.NTXentHead', temperature=0.1, penalty=2.0))
+    head=dict(type='mmsalmask.NTXentHead', temperature=0.1))

@@ -1,0 +1,4 @@
+_base_ = './adios-simclr_resnet18_demo.py'
+
+# One slot is drawn per image and phase, instead of the sum over all.
+model = dict(single_slot=True)
