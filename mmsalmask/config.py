@@ -40,6 +40,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
 from mmsalmask.errors import InputError
+from mmsalmask.registry import MODELS
 
 _LIBRARIES = ("mmsalmask", "mmpretrain", "mmdet", "mmseg", "mmengine")
 _MERGE_KEYS = frozenset({"type", "_delete_", "_scope_"})
@@ -387,7 +388,8 @@ def check_config(cfg: Config) -> None:
     registry that will look it up, base classes included where ``**kwargs`` are handed on to them;
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
-    misspelling of one that is absent. Values are not checked.
+    misspelling of one that is absent. Values are not checked, but that hard negatives have an
+    algorithm that takes them, and settings of hard negatives some to act on.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name.
@@ -402,6 +404,47 @@ def check_config(cfg: Config) -> None:
         if key in (*_TOP_KEYS, *_TOOL_KEYS):
             for spot in _walk(_step(root, key)):
                 _check_spot(spot)
+    if "type" in (cfg.get("model") or {}):
+        _check_hard_negatives(cfg)
+
+
+def _check_hard_negatives(cfg: Config) -> None:
+    """Refuse hard negatives that nobody takes, and settings of hard negatives that nobody makes."""
+    model = cfg.model
+    path = "model.data_preprocessor" if model.get("data_preprocessor") else "data_preprocessor"
+    masker = (model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}).get("masker")
+    if masker is not None and "type" not in masker:
+        raise InputError(
+            f"{path}.masker has no 'type': take a config that has a masker, or write "
+            "type='mmsalmask.SaliencyMasker'"
+        )
+    algorithm = _resolve(_step(_root(cfg), "model"), model.type)[0]
+    takes, made = getattr(algorithm, "takes_hard_negatives", False), _made(masker)
+    if made and not takes:
+        raise InputError(
+            f"model: {algorithm.__name__} takes two views, the hard negatives that the masker "
+            f"makes would be ignored: set {path}.masker.hard_negatives=0"
+        )
+    if made or not takes:
+        return
+    settings = (
+        (model.get("head"), "model.head.penalty"),
+        (masker, f"{path}.masker.hard_negative_ratio"),
+    )
+    for holder, name in settings:
+        if isinstance(holder, dict) and name.rpartition(".")[2] in holder:
+            raise InputError(
+                f"{name} has no effect, since no hard negatives are made: leave it out, or set "
+                f"{path}.masker.hard_negatives to 1 or more"
+            )
+
+
+def _made(masker: dict | None) -> int:
+    """How many hard negatives per image a masker makes that is built from this config."""
+    if masker is None:
+        return 0
+    usual = inspect.signature(MODELS.get(masker["type"])).parameters.get("hard_negatives")
+    return masker.get("hard_negatives", usual.default if usual else 0)
 
 
 def _check_spot(spot: _Spot) -> None:

@@ -452,3 +452,59 @@ def test_config_arguments_parse_options_and_refuse_what_is_none(capsys):
             parser.parse_args(["c.py", "--cfg-options", wrong])
         assert caught.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------- hard negatives
+
+
+def model_with(algorithm: str, masker: dict | None, head: dict | None = None) -> Config:
+    preprocessor = dict(type="mmsalmask.MaskingDataPreprocessor", masker=masker)
+    model = dict(type=algorithm, data_preprocessor=preprocessor, head=head or {})
+    return Config(dict(default_scope="mmpretrain", model=model))
+
+
+def masker(**options) -> dict:
+    return dict(type="mmsalmask.SaliencyMasker", **options)
+
+
+TAKERS = ["mmsalmask.MaskedMoCo", "mmsalmask.MaskedSimCLR"]
+TWO_VIEWS = ["MoCo", "SimCLR", "BYOL", "SimSiam", "BarlowTwins", "MoCoV3"]
+
+
+@pytest.mark.parametrize("algorithm", TWO_VIEWS)
+@pytest.mark.parametrize("options", [{}, dict(hard_negatives=2)])
+def test_an_algorithm_of_two_views_refuses_hard_negatives_wherever_the_masker_stands(
+    algorithm, options
+):
+    inside = model_with(algorithm, masker(**options))
+    outside = Config(dict(inside, data_preprocessor=inside.model.pop("data_preprocessor")))
+    inside = model_with(algorithm, masker(**options))
+    for cfg, path in ((inside, "model.data_preprocessor"), (outside, "data_preprocessor")):
+        assert error_of(check_config, cfg) == (
+            f"model: {algorithm} takes two views, the hard negatives that the masker makes would "
+            f"be ignored: set {path}.masker.hard_negatives=0"
+        )
+
+
+@pytest.mark.parametrize("algorithm", TWO_VIEWS)
+def test_an_algorithm_of_two_views_takes_a_masker_without_hard_negatives(algorithm):
+    check_config(model_with(algorithm, masker(hard_negatives=0)))
+    check_config(model_with(algorithm, None))
+
+
+@pytest.mark.parametrize("algorithm", TAKERS)
+def test_settings_of_hard_negatives_need_hard_negatives(algorithm):
+    ratio = dict(hard_negative_ratio=(0.1, 0.2))
+    for made in ({}, dict(hard_negatives=2)):
+        check_config(model_with(algorithm, masker(**made, **ratio), dict(penalty=1.0)))
+    for nothing in (masker(hard_negatives=0), None):
+        check_config(model_with(algorithm, nothing))
+        message = error_of(check_config, model_with(algorithm, nothing, dict(penalty=1.0)))
+        assert message.startswith("model.head.penalty has no effect, since no hard negatives")
+    message = error_of(check_config, model_with(algorithm, masker(hard_negatives=0, **ratio)))
+    assert message.startswith("model.data_preprocessor.masker.hard_negative_ratio has no effect")
+
+
+def test_a_masker_without_a_type_is_refused():
+    message = error_of(check_config, model_with(TAKERS[0], dict(grid=14)))
+    assert message.startswith("model.data_preprocessor.masker has no 'type'")

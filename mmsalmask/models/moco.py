@@ -38,6 +38,8 @@ class MaskedMoCo(BaseSelfSupervisor):
         InputError: for a queue shorter than one, or a momentum outside [0, 1].
     """
 
+    takes_hard_negatives = True  # configs that make them for other algorithms are refused
+
     def __init__(
         self,
         backbone: dict,

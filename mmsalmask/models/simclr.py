@@ -33,6 +33,8 @@ class MaskedSimCLR(BaseSelfSupervisor):
         init_cfg: as in mmengine.
     """
 
+    takes_hard_negatives = True  # configs that make them for other algorithms are refused
+
     def __init__(
         self,
         backbone: dict,

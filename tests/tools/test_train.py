@@ -79,7 +79,7 @@ class Outcome:
         return self.errors[0].removeprefix("error: ")
 
 
-def arguments(place: Path, work: str, *more: str, config: str = "tiny.py", **options) -> list[str]:
+def arguments(place: Path, work: str, *more: str, config="tiny.py", **options) -> list[str]:
     settings = {"data_root": place / "images", SCALE: 32, **options}
     return [
         *(str(place / config), "--work-dir", str(place / work), *more, "--cfg-options"),
@@ -171,6 +171,38 @@ MISTAKES = {
         {f"{MASKER}.hard_negative_ratio": "(0.7,0.4)"},
         "hard_negative_ratio must be a range (low, high) with 0 <= low <= high <= 1, got (0.7,",
     ),
+    "no localizer": (
+        {f"{MASKER}.localizer": "None"},
+        "patches='balanced' needs a localizer: give one, or set patches='random'",
+    ),
+    "hard negatives without a localizer": (
+        {f"{MASKER}.localizer": "None", f"{MASKER}.patches": "random"},
+        "a hard negative hides the object, which needs a localizer: give one, or set",
+    ),
+    "focal masks of a mean fill": (
+        {f"{MASKER}.strategy.focal_prob": 0.2},
+        "MeanFill masks patches that all channels share; focal and channel-wise masks",
+    ),
+    "channel-wise masks of a blur": (
+        {
+            f"{MASKER}.strategy.type": "mmsalmask.StrongBlur",
+            f"{MASKER}.strategy.channel_prob": 0.7,
+        },
+        "StrongBlur masks patches that all channels share; focal and channel-wise masks",
+    ),
+    "penalty without hard negatives": (
+        {f"{MASKER}.hard_negatives": 0, "model.head.penalty": 1.0},
+        "model.head.penalty has no effect, since no hard negatives are made: leave it out, or set "
+        f"{MASKER}.hard_negatives to 1 or more",
+    ),
+    "penalty without a masker": (
+        {MASKER: "None", "model.head.penalty": 1.0},
+        "model.head.penalty has no effect, since no hard negatives are made",
+    ),
+    "ratio without hard negatives": (
+        {f"{MASKER}.hard_negatives": 0, f"{MASKER}.hard_negative_ratio": "(0.1,0.2)"},
+        f"{MASKER}.hard_negative_ratio has no effect, since no hard negatives are made",
+    ),
     "small image": ({SCALE: 5}, "an image of 5x5 px is smaller than the 7x7 patch grid"),
     "persistent workers": (
         {"train_dataloader.persistent_workers": True},
@@ -205,6 +237,38 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_lost(place, mistake):
     assert told.startswith(sentence.format(place=place))
     assert len(before) == 2
     assert contents(place / "done") == before
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "sentence"),
+    [
+        (
+            "byol-salmask-highpass_resnet18_demo",
+            {f"{MASKER}.hard_negatives": 1},
+            "model: BYOL takes two views, the hard negatives that the masker makes would be "
+            f"ignored: set {MASKER}.hard_negatives=0",
+        ),
+        (
+            "adios-mocov2_resnet18_demo",
+            {
+                f"{MASKER}.type": "mmsalmask.SaliencyMasker",
+                f"{MASKER}.strategy.type": "mmsalmask.MeanFill",
+                f"{MASKER}.localizer.type": "mmsalmask.BoundaryPriorSaliency",
+            },
+            "ADIOS learns where to mask, a masker (with its frozen localizer) would mask the "
+            "views before it sees them: remove model.data_preprocessor.masker",
+        ),
+        (
+            "mocov2_resnet18_demo",
+            {f"{MASKER}.grid": 14},
+            f"{MASKER} has no 'type': take a config that has a masker, or write type='mmsalmask.",
+        ),
+    ],
+)
+def test_masks_that_an_algorithm_has_no_use_for_are_refused(place, config, options, sentence):
+    file = DEMO.with_name(f"{config}.py")
+    assert run(place, work="refused", config=file, **options).sentence().startswith(sentence)
+    assert not list((place / "refused").rglob("*.pth"))
 
 
 def test_a_misspelt_key_of_a_config_is_named_with_the_right_one(place):

@@ -20,4 +20,5 @@ model = dict(
         num_layers=2,
         with_avg_pool=True,
         norm_cfg=norm_cfg),
-    head=dict(type='mmsalmask.NTXentHead', temperature=0.1, penalty=2.0))
+    # Where there are hard negatives, their penalty is 2.0: model.head.penalty
+    head=dict(type='mmsalmask.NTXentHead', temperature=0.1))
