@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmpretrain.registry import MODELS as MMPRETRAIN
 from torch import nn
@@ -138,7 +139,34 @@ def test_a_localizer_without_its_checkpoint_is_refused():
         MODELS.build(preprocessor(masker(config)))
 
 
+def mlp(before, after, **options):
+    return dict(
+        type="NonLinearNeck",
+        in_channels=before,
+        hid_channels=16,
+        out_channels=after,
+        norm_cfg=dict(type="BN1d"),
+        **options,
+    )
+
+
 SELF_SUPERVISED = {
+    "BYOL": dict(
+        neck=mlp(64, 16),
+        head=dict(
+            type="LatentPredictHead",
+            loss=dict(type="CosineSimilarityLoss"),
+            predictor=mlp(16, 16, with_avg_pool=False),
+        ),
+    ),
+    "MoCoV3": dict(
+        neck=mlp(64, 16),
+        head=dict(
+            type="MoCoV3Head",
+            loss=dict(type="CrossEntropyLoss"),
+            predictor=mlp(16, 16, with_avg_pool=False),
+        ),
+    ),
     "SimSiam": dict(
         neck=dict(
             type="NonLinearNeck",
@@ -189,7 +217,8 @@ SELF_SUPERVISED = {
 
 
 @pytest.mark.parametrize("algorithm", SELF_SUPERVISED)
-def test_mmpretrains_algorithms_take_the_preprocessor_with_the_query_masked(localizer, algorithm):
+def test_mmpretrains_algorithms_train_on_a_masked_and_a_clean_view(localizer, algorithm):
+    """Symmetric losses show the encoders both views, MoCo's query encoder the masked one alone."""
     config = dict(
         type=f"mmpretrain.{algorithm}",
         backbone=dict(SMALL, type="ResNet"),
@@ -199,12 +228,30 @@ def test_mmpretrains_algorithms_take_the_preprocessor_with_the_query_masked(loca
     )
     model = MMPRETRAIN.build(config)
     assert isinstance(model.data_preprocessor, MaskingDataPreprocessor)
+    # Momentum that follows a cosine asks how long the run is.
+    MessageHub.get_current_instance().update_info("max_iters", 10)
+    masked, seen, targets = [], [], []
+    model.data_preprocessor.masker.register_forward_hook(lambda *call: masked.append(call[2]))
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    target = getattr(model, "target_net", getattr(model, "momentum_encoder", None))
+    if target is not None:
+        target.register_forward_pre_hook(lambda _, args: targets.append(args[0]))
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
     weights = copy.deepcopy(model.backbone.state_dict())
     model.train()
     losses = model.train_step(batch(8), wrapper)
     assert torch.isfinite(losses["loss"])
     assert any(not torch.equal(weights[n], w) for n, w in model.backbone.state_dict().items())
+    (views,) = masked
+    assert views.query_mask.any()
+    assert views.key_mask is None
+    both = [views.query, views.key]
+    for given, expected in (
+        (seen, both[:1] if algorithm == "MoCo" else both),
+        (targets, both if algorithm in ("BYOL", "MoCoV3") else []),
+    ):
+        assert len(given) == len(expected)
+        assert all(torch.equal(*pair) for pair in zip(given, expected, strict=True))
 
 
 def test_the_masker_reaches_the_device_of_the_views():
