@@ -2,6 +2,7 @@
 
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
 from mmsalmask.engine.broken_images import BrokenImagesHook
+from mmsalmask.engine.classes import ClassCheckHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
@@ -10,6 +11,7 @@ from mmsalmask.engine.slots import SlotGalleryHook
 __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
+    "ClassCheckHook",
     "MaskGalleryHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",
