@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import torch
 from mmengine.config import DictAction
 
 from mmsalmask.errors import InputError
@@ -27,6 +29,30 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
         help="override config keys, e.g. data_root=my/photos train_cfg.max_epochs=20; "
         "a number counts into a list: train_dataloader.dataset.pipeline.0.scale=96",
     )
+
+
+def labelled_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the checkpoint and what :func:`mmsalmask.evaluation.features.features_for` reads."""
+    parser.add_argument(
+        "checkpoint", help="a checkpoint, or 'none' for the untrained net of --seed"
+    )
+    parser.add_argument("--train", required=True, help="folder <class>/<image> to learn from")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--test", help="folder <class>/<image> to classify")
+    source.add_argument(
+        "--train-per-class",
+        type=int,
+        metavar="N",
+        help="split --train: learn from N images of each class, classify the others",
+    )
+    parser.add_argument("--size", type=int, default=64, help="pixels of the crop (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of split and untrained net")
+    parser.add_argument("--batch-size", type=int, default=100, help="images (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that decode (%(default)s)"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
 
 
 class _Options(DictAction):

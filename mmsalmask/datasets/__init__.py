@@ -13,6 +13,7 @@ from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.imagenet100 import ImageNet100
 from mmsalmask.datasets.kitti import KITTIRawDepth
 from mmsalmask.datasets.loading import BrokenImage, LoadImage, read_image
+from mmsalmask.datasets.per_class import PerClassSplit, split_per_class
 
 __all__ = [
     "BrokenImage",
@@ -26,7 +27,9 @@ __all__ = [
     "LoadImage",
     "LoadTrueDepth",
     "PackFrames",
+    "PerClassSplit",
     "ResizeFrames",
     "StrongGaussianBlur",
     "read_image",
+    "split_per_class",
 ]

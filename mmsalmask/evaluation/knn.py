@@ -1,12 +1,17 @@
 """Weighted k-nearest-neighbour accuracy of a frozen backbone (Wu et al., CVPR 2018)."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.accuracy import accuracies, count_by_class
+from mmsalmask.models.distributed import gather_rows
+from mmsalmask.registry import METRICS
 
 
 def knn_classify(
@@ -18,52 +23,81 @@ def knn_classify(
     num_classes: int | None = None,
     chunk: int = 1024,
 ) -> Tensor:
-    """Classify each query by the vote of its ``k`` most similar bank entries.
+    """Classify each query by the vote of its ``k`` most similar bank entries: (Q,).
+
+    See :func:`knn_classify_each`, which does it for several k at once.
+    """
+    return knn_classify_each(
+        bank, bank_labels, queries, (k,), temperature, num_classes=num_classes, chunk=chunk
+    )[0]
+
+
+def knn_classify_each(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int] = (20, 200),
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    chunk: int = 1024,
+) -> Tensor:
+    """Classify each query by the vote of its k most similar bank entries, for each k of ``ks``.
 
     With s_i the cosine similarity of the query to neighbour i, class c gets
     ``sum_i [label_i = c] · exp(s_i / temperature)`` (their section 3.4); the largest sum wins, and
     the lowest label among equal sums. Which of several equally similar entries take the last of the
-    ``k`` places is left open.
+    k places is left open. Neighbours are searched once, for the largest k.
 
     Args:
         bank: Features (M, D), floating point, of any length (they are ℓ2-normalised here).
         bank_labels: Their classes (M,), integer, in [0, num_classes).
         queries: Features (Q, D), same dtype and device as ``bank``.
-        k: Number of neighbours that vote, from 1 to M.
+        ks: Numbers of neighbours that vote, each from 1 to M.
         temperature: Positive; the smaller, the more the nearest neighbours count.
         num_classes: Number of classes; one more than the largest bank label when ``None``.
         chunk: Queries compared at a time; memory grows with ``chunk * M``, the result does not
             depend on it.
 
     Returns:
-        Predicted classes (Q,), int64, on the device of ``queries``.
+        Predicted classes (len(ks), Q), int64, on the device of ``queries``.
 
     Raises:
-        InputError: If shapes, ``k``, ``temperature``, ``chunk`` or labels are out of range, or a
+        InputError: If shapes, ``ks``, ``temperature``, ``chunk`` or labels are out of range, or a
             feature is not a finite number.
     """
     if num_classes is None:
         num_classes = int(bank_labels.max()) + 1 if bank_labels.numel() else 0
-    _check(bank, bank_labels, queries, k, temperature, num_classes, chunk)
+    _check(bank, bank_labels, queries, ks, temperature, num_classes, chunk)
     bank = F.normalize(bank, dim=1)
     bank_labels = bank_labels.long()
     predicted = []
     for part in F.normalize(queries, dim=1).split(chunk):
-        similarity, neighbours = (part @ bank.T).topk(k, dim=1)
+        similarity, neighbours = (part @ bank.T).topk(max(ks), dim=1)
         # Taking the nearest neighbour's similarity away scales a query's votes alike and keeps exp
         # finite at any temperature.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = weights.new_zeros(len(part), num_classes)
-        votes.scatter_add_(1, bank_labels[neighbours], weights)
-        predicted.append(votes.argmax(dim=1))
-    return torch.cat(predicted)
+        labels = bank_labels[neighbours]
+        no_votes = weights.new_zeros(len(part), num_classes)
+        votes = [no_votes.scatter_add(1, labels[:, :k], weights[:, :k]) for k in ks]
+        predicted.append(torch.stack([each.argmax(dim=1) for each in votes]))
+    return torch.cat(predicted, dim=1)
+
+
+def check_neighbours(ks: Sequence[int], bank_size: int) -> None:
+    """Refuse numbers of neighbours that a bank of that size does not have."""
+    for k in ks:
+        if not 1 <= k <= bank_size:
+            raise InputError(
+                f"k = {k} neighbours cannot be drawn from a bank of {bank_size}; "
+                f"give k from 1 to {bank_size}."
+            )
 
 
 def _check(
     bank: Tensor,
     bank_labels: Tensor,
     queries: Tensor,
-    k: int,
+    ks: Sequence[int],
     temperature: float,
     num_classes: int,
     chunk: int,
@@ -77,11 +111,7 @@ def _check(
         raise InputError(
             f"{len(bank)} bank features need as many labels, not {tuple(bank_labels.shape)}."
         )
-    if not 1 <= k <= len(bank):
-        raise InputError(
-            f"k = {k} neighbours cannot be drawn from a bank of {len(bank)}; "
-            f"give k from 1 to {len(bank)}."
-        )
+    check_neighbours(ks, len(bank))
     if not temperature > 0:
         raise InputError(f"The kNN temperature is {temperature}; give a positive one.")
     if chunk < 1:
@@ -97,61 +127,84 @@ def _check(
         )
 
 
-@torch.no_grad()
-def extract_features(
-    backbone: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Global average of the backbone's last feature map, for every image of ``loader``.
+@METRICS.register_module()
+class KNNMetric(BaseMetric):
+    """Top-1 and mean per-class accuracy of :func:`knn_classify_each`, over all processes.
 
-    The backbone runs in eval mode and is handed back with every submodule in the mode it had.
+    The bank is gathered into every process, each classifies its own queries, and counts are summed:
+    the figures are those of a single process. Features stay on their device.
+
+    Figures, in percent: ``knn_top1`` and ``knn_mean_per_class`` for the first ``k``, and for each
+    other one the same with its number, ``knn_top1_k200``.
 
     Args:
-        backbone: Maps images (N, 3, H, W) to a feature map (N, D, h, w), or to a sequence of them
-            of which the last counts, as mmpretrain's backbones do. It must be on ``device``.
-        loader: Yields normalised images (N, 3, H, W) and their classes (N,).
-        device: Where the images are sent.
-
-    Returns:
-        Features (M, D), float32, and classes (M,), int64, both on ``device``, in the given order.
+        k: Numbers of neighbours.
+        temperature, chunk: As in :func:`knn_classify_each`.
+        collect_device, prefix: As in mmengine.
 
     Raises:
-        InputError: If the loader yields nothing.
+        InputError: On evaluation, for what :func:`knn_classify_each` refuses, and no queries.
     """
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    features, labels = [], []
-    try:
-        for images, classes in loader:
-            maps = backbone(images.to(device, non_blocking=True))
-            last = maps[-1] if isinstance(maps, (tuple, list)) else maps
-            features.append(last.float().mean(dim=(2, 3)))
-            labels.append(classes.to(device, torch.int64))
-    finally:
-        for module, training in modes:
-            module.training = training
-    if not features:
-        raise InputError("There are no images to take features from.")
-    return torch.cat(features), torch.cat(labels)
 
+    def __init__(
+        self,
+        k: int | Sequence[int] = (20, 200),
+        temperature: float = 0.07,
+        chunk: int = 1024,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.k = (k,) if isinstance(k, int) else tuple(k)
+        self.temperature = temperature
+        self.chunk = chunk
 
-def knn_accuracy(predicted: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Share of correct predictions over all images, and its mean over the classes that occur.
-
-    Args:
-        predicted: Predicted classes (Q,).
-        labels: True classes (Q,), not negative.
-
-    Returns:
-        Top-1 accuracy and mean per-class accuracy, both in percent, in [0, 100].
-    """
-    if predicted.shape != labels.shape or labels.numel() == 0:
-        raise InputError(
-            f"{tuple(predicted.shape)} predictions cannot be scored against "
-            f"{tuple(labels.shape)} labels; both must be vectors of one length above 0."
+    def process(self, data_batch: dict | None, data_samples: Sequence[dict]) -> None:
+        """Take a batch of samples: ``feature`` (D,), ``gt_label`` and ``in_bank``, a bool each."""
+        self.add(
+            torch.stack([sample["feature"] for sample in data_samples]),
+            torch.cat([torch.as_tensor(sample["gt_label"]).view(1) for sample in data_samples]),
+            torch.tensor([bool(sample["in_bank"]) for sample in data_samples]),
         )
-    correct = (predicted == labels).double()
-    total = torch.bincount(labels)
-    right = torch.bincount(labels, weights=correct)
-    occurs = total > 0
-    per_class = right[occurs] / total[occurs]
-    return 100.0 * correct.mean().item(), 100.0 * per_class.mean().item()
+
+    def add(self, features: Tensor, labels: Tensor, in_bank: Tensor) -> None:
+        """Take features (N, D), their classes (N,) and whether they are bank or query (N,)."""
+        device = features.device
+        self.results.append((features, labels.to(device, torch.int64), in_bank.to(device)))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """The figures.
+
+        Args:
+            size: Number of images over all processes. Those that a sampler repeated at the end, so
+                that all processes got as many, do not count.
+        """
+        if not self.results:
+            raise InputError(f"kNN over {get_world_size()} processes needs an image for each.")
+        own = -(-(size - get_rank()) // get_world_size())  # every world_size-th image is here
+        features, labels, in_bank = (
+            torch.cat(parts)[:own] for parts in zip(*self.results, strict=True)
+        )
+        self.results.clear()
+        num_classes = int(gather_rows(labels).max()) + 1
+        predicted = knn_classify_each(
+            gather_rows(features[in_bank]),
+            gather_rows(labels[in_bank]),
+            features[~in_bank],
+            self.k,
+            self.temperature,
+            num_classes,
+            self.chunk,
+        )
+        counts = count_by_class(predicted, labels[~in_bank], num_classes)
+        for count in counts:
+            all_reduce(count)
+        return self.compute_metrics(counts)
+
+    def compute_metrics(self, results: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """Name the accuracies of counts over all processes, (K, C) right ones and (C,) images."""
+        figures = {}
+        for k, top1, per_class in zip(self.k, *accuracies(*results), strict=True):
+            ending = "" if k == self.k[0] else f"_k{k}"
+            figures |= {f"knn_top1{ending}": top1, f"knn_mean_per_class{ending}": per_class}
+        return {f"{self.prefix}/{name}" if self.prefix else name: figures[name] for name in figures}

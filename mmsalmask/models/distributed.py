@@ -12,6 +12,16 @@ def gather(local: Tensor) -> Tensor:
     return torch.cat(all_gather(local.contiguous()))
 
 
+def gather_rows(local: Tensor) -> Tensor:
+    """Concatenate tensors (N, …) of every process, whose N may differ, without gradient."""
+    if get_world_size() == 1:
+        return local
+    numbers = gather(torch.tensor([len(local)], device=local.device)).tolist()
+    padding = local.new_zeros(max(numbers) - len(local), *local.shape[1:])
+    parts = all_gather(torch.cat([local, padding]))
+    return torch.cat([part[:number] for part, number in zip(parts, numbers, strict=True)])
+
+
 def gather_with_gradient(local: Tensor) -> Tensor:
     """Concatenate a tensor of every process along the first dimension, with gradient.
 

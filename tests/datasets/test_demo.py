@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmsalmask.datasets.demo import DEMO_CLASSES, draw_demo_set, draw_picture
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation import knn_accuracy, knn_classify
+from mmsalmask.evaluation import accuracy, knn_classify
 
 
 def digests(root):
@@ -165,12 +165,12 @@ def test_a_mask_has_the_shape_of_its_class():
 
 def test_colours_say_nothing_about_the_class(demo_set):
     predicted, labels = _nearest_neighbours(demo_set, lambda x: x.float().mean(dim=(2, 3)))
-    assert knn_accuracy(predicted, labels)[0] < 25
+    assert accuracy(predicted, labels)[0] < 25
 
 
 def test_untrained_features_leave_room_to_learn(demo_set):
     predicted, labels = _nearest_neighbours(demo_set, lambda x: x.float().flatten(1))
-    assert knn_accuracy(predicted, labels)[0] < 45
+    assert accuracy(predicted, labels)[0] < 45
     torch.manual_seed(0)
     backbone = ResNet(18)
     backbone.eval()
@@ -178,7 +178,7 @@ def test_untrained_features_leave_room_to_learn(demo_set):
         predicted, labels = _nearest_neighbours(
             demo_set, lambda x: backbone((x.float() - 120) / 58)[-1].mean(dim=(2, 3))
         )
-    assert knn_accuracy(predicted, labels)[0] < 45
+    assert accuracy(predicted, labels)[0] < 45
 
 
 def _nearest_neighbours(root, features):

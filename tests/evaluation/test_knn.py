@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 from PIL import Image
-from torch import nn
 
-from mmsalmask.datasets import ImageFolder
-from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation import extract_features, knn_accuracy, knn_classify
-from mmsalmask.masking import high_pass
+from mmsalmask.evaluation import accuracy, knn_classify, knn_classify_each
+from mmsalmask.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +56,17 @@ def test_knn_agrees_with_one_query_at_a_time(
     got = knn_classify(bank, labels, queries, k, temperature, classes, chunk)
     assert got.dtype == torch.int64
     assert got.tolist() == slow_knn(bank, labels, queries, k, temperature).tolist()
+
+
+def test_several_ks_at_once_agree_with_each_alone():
+    generator = torch.Generator().manual_seed(5)
+    bank, queries = torch.randn(2, 60, 4, generator=generator)
+    labels = torch.randint(5, (60,), generator=generator)
+    ks = (60, 1, 7)
+    each = knn_classify_each(bank, labels, queries, ks, temperature=0.5, chunk=11)
+    for k, got in zip(ks, each, strict=True):
+        assert got.tolist() == slow_knn(bank, labels, queries, k, 0.5).tolist()
+    assert len({tuple(got.tolist()) for got in each}) == 3
 
 
 def test_one_neighbour_gives_each_bank_entry_its_own_label():
@@ -131,60 +139,6 @@ def test_knn_refuses_what_cannot_work(change, sentence):
         knn_classify(**arguments)
 
 
-class _Backbone(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-        self.frozen = nn.Dropout(0.9).eval()
-
-    def forward(self, images):
-        early = self.norm(self.first(images))
-        return early, self.frozen(early.relu())
-
-
-def test_features_are_the_average_of_the_last_map_in_eval_mode():
-    torch.manual_seed(0)
-    backbone = _Backbone()
-    backbone.norm.running_mean.fill_(0.3)
-    images = torch.randn(5, 3, 8, 8)
-    labels = torch.tensor([3, 1, 4, 1, 5], dtype=torch.int32)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    features, classes = extract_features(
-        backbone, [(images[:3], labels[:3]), (images[3:], labels[3:])], "cpu"
-    )
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert backbone.training
-    assert backbone.norm.training
-    assert not backbone.frozen.training
-    assert features.dtype == torch.float32
-    assert not features.requires_grad
-    assert classes.tolist() == [3, 1, 4, 1, 5]
-    backbone.eval()
-    for image, feature in zip(images, features, strict=True):
-        last = backbone(image[None])[-1][0]
-        torch.testing.assert_close(feature, last.flatten(1).sum(1) / last[0].numel())
-
-
-def test_the_mode_is_restored_after_a_failure_too():
-    backbone = _Backbone()
-    with pytest.raises(RuntimeError):
-        extract_features(backbone, [(torch.randn(1, 5, 8, 8), torch.zeros(1))], "cpu")
-    assert backbone.norm.training
-
-
-def test_features_of_nothing_are_refused():
-    with pytest.raises(InputError, match="no images"):
-        extract_features(_Backbone(), [], "cpu")
-
-
-def test_accuracy_counts_images_and_classes():
-    labels = torch.tensor([0, 0, 0, 2])
-    top1, per_class = knn_accuracy(torch.tensor([0, 0, 0, 1]), labels)
-    assert top1 == pytest.approx(75.0)
-    assert per_class == pytest.approx(50.0)
-
-
 # tools/knn.py
 
 
@@ -194,28 +148,6 @@ def tool():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shapes")
-    draw_demo_set(root, images_per_class=12, classes=("disk", "bars"), size=32)
-    return root
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.py"
-    path.write_text(
-        "default_scope = 'mmpretrain'\n"
-        "model = dict(type='mmsalmask.MaskedMoCo', queue_len=8,\n"
-        "    data_preprocessor=dict(type='mmsalmask.MaskingDataPreprocessor',\n"
-        "        mean=[120., 110., 100.], std=[50., 60., 70.], to_rgb=True),\n"
-        "    backbone=dict(type='mmpretrain.ResNet', depth=18, base_channels=8, stem_channels=8),\n"
-        "    neck=dict(type='MoCoV2Neck', in_channels=64, hid_channels=64, out_channels=128),\n"
-        "    head=dict(type='mmsalmask.HardNegativeContrastiveHead'))\n"
-    )
-    return path
 
 
 def run(tool, capsys, *arguments):
@@ -244,12 +176,12 @@ def by_hand(backbone, root):
                 labels[split].append(label)
     bank, queries = (torch.stack(features[split]) for split in ("train", "test"))
     predicted = knn_classify(bank, torch.tensor(labels["train"]), queries, k=5)
-    return knn_accuracy(predicted, torch.tensor(labels["test"]))
+    return accuracy(predicted, torch.tensor(labels["test"]))
 
 
 def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, shapes, config_file):
     torch.manual_seed(11)
-    backbone = tool.MODELS.build(Config.fromfile(config_file).model.backbone)
+    backbone = MODELS.build(Config.fromfile(config_file).model.backbone)
     state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
     torch.save({"state_dict": state, "meta": {}}, tmp_path / "epoch_1.pth")
     expected = by_hand(backbone, shapes)
@@ -267,51 +199,36 @@ def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, s
     assert f"top-1 {expected[0]:.1f} %" in out
 
 
-def test_the_untrained_net_depends_on_the_seed_alone(tool, config_file):
-    config = Config.fromfile(config_file)
-    first, second, other = (
-        tool.build_backbone(config, "none", seed).state_dict()["conv1.weight"] for seed in (1, 1, 2)
+def test_the_tool_votes_with_several_numbers_of_neighbours(tool, capsys, shapes, config_file):
+    words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32, "--workers", 0)
+    report = shapes.parent / "knn.json"
+    singly = []
+    for k in (7, 1, 24):
+        assert run(tool, capsys, config_file, "none", *words, "-k", k, "--json", report)[0] == 0
+        result = json.loads(report.read_text())
+        singly.append({name: result[name] for name in ("top1", "mean_per_class")})
+    status, out, _ = run(
+        tool, capsys, config_file, "none", *words, "-k", 7, 1, 24, "--json", report
     )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    result = json.loads(report.read_text())
+    assert status == 0
+    assert result["by_k"] == dict(zip(("7", "1", "24"), singly, strict=True))
+    assert (result["top1"], result["k"]) == (singly[0]["top1"], 7)
+    assert [f"(k={k}," in line for k, line in zip((7, 1, 24), out.splitlines(), strict=True)]
 
 
-def test_a_split_gives_each_class_its_share_and_every_image_one_side(tool, shapes):
-    dataset = ImageFolder(str(shapes / "train"), with_label=True)
-    train, test = tool.split_per_class(dataset, 5, seed=3)
-    labels = [dataset.get_data_info(i)["gt_label"] for i in range(24)]
-    assert sorted(labels[i] for i in train.indices) == [0] * 5 + [1] * 5
-    assert sorted([*train.indices, *test.indices]) == list(range(24))
-    assert tool.split_per_class(dataset, 5, seed=3)[0].indices == train.indices
-    assert tool.split_per_class(dataset, 5, seed=4)[0].indices != train.indices
-    with pytest.raises(InputError, match="class 'bars' has 12"):
-        tool.split_per_class(dataset, 12, seed=0)
-
-
-def test_crops_take_the_centre_in_rgb(tool, tmp_path):
-    picture = np.zeros((40, 120, 3), dtype=np.uint8)
-    picture[:, 40:80] = (250, 120, 10)
-    Image.fromarray(picture).save(tmp_path / "wide.png")
-    crop, label = tool.CentreCrops(35)({"img_path": tmp_path / "wide.png", "gt_label": 4})
-    assert (crop.dtype, crop.shape, label) == (torch.uint8, (3, 35, 35), 4)
-    assert (crop.flatten(1) == torch.tensor([[250], [120], [10]])).all()
-
-
-@pytest.mark.parametrize("rgb", [True, False])
-def test_a_high_pass_encoder_gets_high_pass_images(tool, rgb):
-    images = torch.randint(0, 256, (2, 3, 24, 24), dtype=torch.uint8)
-    masker = dict(
-        type="mmsalmask.SaliencyMasker",
-        strategy=dict(type="mmsalmask.HighPassNoise", kernel_size=5, sigma=2.0),
-    )
-    preprocessor = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=rgb, masker=masker)
-    config = Config({"model": {"data_preprocessor": preprocessor}})
-    ((seen, _),) = tool.Normalised([(images, torch.zeros(2))], config, torch.device("cpu"))
-    expected = images.float() if rgb else images.float()[:, [2, 1, 0]]
-    expected = (expected - torch.tensor([1.0, 2, 3]).view(3, 1, 1)) / torch.tensor(
-        [4.0, 5, 6]
-    ).view(3, 1, 1)
-    torch.testing.assert_close(seen, high_pass(expected, 5, 2.0))
+def test_the_tool_splits_one_folder_by_the_seed(tool, capsys, tmp_path, shapes, config_file):
+    words = ("--train", shapes / "train", "--train-per-class", 5, "--size", 32, "--workers", 0)
+    report, found = tmp_path / "knn.json", []
+    for seed in (3, 3, 4):
+        words_of_seed = (*words, "-k", 3, "--seed", seed, "--json", report)
+        assert run(tool, capsys, config_file, "none", *words_of_seed)[0] == 0
+        found.append(json.loads(report.read_text()))
+    assert found[0] == found[1]
+    assert found[0]["top1"] != found[2]["top1"]
+    assert (found[0]["train_images"], found[0]["test_images"]) == (10, 14)
+    status, _, errors = run(tool, capsys, config_file, "none", *words[:3], 12)
+    assert (status, "class 'bars' of" in errors) == (2, True)
 
 
 def test_the_tool_says_in_one_line_what_is_wrong(tool, capsys, tmp_path, shapes, config_file):

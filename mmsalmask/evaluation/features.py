@@ -1,0 +1,256 @@
+"""Features of labelled images by a frozen backbone, on which kNN and linear classifiers are fitted.
+
+Every image is seen as the encoder saw images in pretraining: resized, cut out at the centre,
+normalised by the config's preprocessor and, after the high-pass strategy, filtered.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader
+
+from mmsalmask.checkpoint import (
+    backbone_state,
+    check_matches,
+    is_high_pass,
+    load_checkpoint,
+    typed_parts,
+    warn_if_filter_differs,
+)
+from mmsalmask.config import check_config, load_config
+from mmsalmask.datasets import ImageFolder, PerClassSplit, read_image
+from mmsalmask.errors import InputError
+from mmsalmask.masking import high_pass
+from mmsalmask.registry import MODELS
+
+
+class CentreCrops:
+    """A transform of :class:`ImageFolder` that ends it: uint8 RGB crop (3, S, S) and class.
+
+    The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise InputError(f"the size of the crop is {size}; give a positive number of pixels")
+        self.size = size
+
+    def __call__(self, results: dict) -> tuple[Tensor, int]:
+        image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
+        short = round(self.size * 8 / 7) / min(image.size)
+        width, height = (max(self.size, round(side * short)) for side in image.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), results["gt_label"]
+
+
+class EncoderView:
+    """What the encoder of a config sees of uint8 RGB images (N, 3, H, W): float32 of that shape.
+
+    They are normalised as the data preprocessor of the config does it, and filtered as the strategy
+    of its masker, or a ``mmsalmask.HighPassFilter`` in its training pipeline, does it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        settings = config.model.get("data_preprocessor") or config.get("data_preprocessor") or {}
+        self.rgb = settings.get("to_rgb", False) or settings.get("bgr_to_rgb", False)
+        self.mean, self.std = (
+            None if settings.get(name) is None else torch.tensor(settings[name]).view(-1, 1, 1)
+            for name in ("mean", "std")
+        )
+        self.filter = _filter(settings, config)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.float() if self.rgb else images.float().flip(1)
+        if self.mean is not None:
+            images = (images - self.mean.to(images.device)) / self.std.to(images.device)
+        return images if self.filter is None else self.filter(images)
+
+
+def _filter(settings: dict, config: Config) -> Callable[[Tensor], Tensor] | None:
+    strategy = (settings.get("masker") or {}).get("strategy")
+    if strategy is not None:
+        return MODELS.build(strategy).see
+    for part in typed_parts(config.get("train_dataloader")):
+        if part["type"] == "mmsalmask.HighPassFilter":
+            return partial(
+                high_pass, kernel_size=part.get("kernel_size", 11), sigma=part.get("sigma", 5.0)
+            )
+    return None
+
+
+def load_backbone(config: Config, checkpoint: str, seed: int) -> nn.Module:
+    """The backbone of a config with the weights of a checkpoint, or untrained.
+
+    Args:
+        config: with ``model.backbone``.
+        checkpoint: a run's, an exported backbone, any that
+            :func:`mmsalmask.checkpoint.backbone_state` understands; or ``"none"``.
+        seed: of the untrained backbone's weights.
+
+    Raises:
+        InputError: for a config without backbone and a checkpoint that does not fit it.
+    """
+    if config.get("model", {}).get("backbone") is None:
+        raise InputError(f"{config.filename} has no model.backbone to evaluate")
+    torch.manual_seed(seed)
+    backbone = MODELS.build(config.model.backbone)
+    if checkpoint == "none":
+        backbone.init_weights()
+        return backbone
+    content = load_checkpoint(checkpoint)
+    warn_if_filter_differs(content, checkpoint, {"this evaluation": is_high_pass(config)})
+    state = backbone_state(content)
+    check_matches(backbone, state, checkpoint)
+    backbone.load_state_dict(state, strict=False)  # num_batches_tracked may be absent
+    return backbone
+
+
+def labelled_folders(
+    train: str, test: str | None, train_per_class: int | None, seed: int, size: int
+) -> tuple[ImageFolder, ImageFolder]:
+    """Centre crops of two folders of one set, or of one folder that ``seed`` splits.
+
+    Args:
+        train: folder ``<class>/<image>``.
+        test: another with the same classes; ``None`` to split ``train``.
+        train_per_class: training images of each class if ``train`` is split.
+        size: of the crops, in pixels.
+
+    Raises:
+        InputError: for folders that cannot be read so, or cannot be split so.
+    """
+    options = dict(pipeline=[CentreCrops(size)], test_mode=True)
+    if test is not None:
+        return tuple(ImageFolder(root, with_label=True, **options) for root in (train, test))
+    return tuple(
+        PerClassSplit(train, split, train_per_class, seed, **options) for split in ("train", "test")
+    )
+
+
+def count_classes(train: ImageFolder, test: ImageFolder) -> int:
+    """The number of classes, which must be the same in both.
+
+    Raises:
+        InputError: if they are not.
+    """
+    classes = train.metainfo["classes"]
+    if different := set(classes) ^ set(test.metainfo["classes"]):
+        raise InputError(
+            f"{train.data_root} and {test.data_root} do not have the same classes; only one of "
+            f"them has {sorted(different)[0]!r} ({len(different)} such): give two folders of one "
+            "set"
+        )
+    return len(classes)
+
+
+class LabelledFeatures(NamedTuple):
+    """Features (M, D) and (Q, D) of training and test images, float32, and their classes, int64."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+@torch.no_grad()
+def extract_features(
+    backbone: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str,
+    view: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Global average of the backbone's last feature map, for every image of ``loader``.
+
+    The backbone runs in eval mode and is handed back with every submodule in the mode it had.
+
+    Args:
+        backbone: Maps images (N, 3, H, W) to a feature map (N, D, h, w), or to a sequence of them
+            of which the last counts, as mmpretrain's backbones do. It must be on ``device``.
+        loader: Yields images (N, 3, H, W) and their classes (N,).
+        device: Where the images are sent.
+        view: What the backbone is given of them, computed there; ``None`` for the images as they
+            are.
+
+    Returns:
+        Features (M, D), float32, and classes (M,), int64, both on ``device``, in the given order.
+
+    Raises:
+        InputError: If the loader yields nothing.
+    """
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.eval()
+    features, labels = [], []
+    try:
+        for images, classes in loader:
+            images = images.to(device, non_blocking=True)
+            maps = backbone(images if view is None else view(images))
+            last = maps[-1] if isinstance(maps, (tuple, list)) else maps
+            features.append(last.float().mean(dim=(2, 3)))
+            labels.append(classes.to(device, torch.int64))
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not features:
+        raise InputError("There are no images to take features from.")
+    return torch.cat(features), torch.cat(labels)
+
+
+def extract_both(
+    backbone: nn.Module,
+    view: EncoderView,
+    sets: tuple[ImageFolder, ImageFolder],
+    device: torch.device | str,
+    batch_size: int = 100,
+    workers: int = 2,
+) -> LabelledFeatures:
+    """Features of training and test images.
+
+    Args:
+        sets: as :func:`labelled_folders` makes them.
+        workers: processes that decode.
+    """
+    loader = DataLoader(ConcatDataset(sets), batch_size, num_workers=workers)
+    features, labels = extract_features(backbone, loader, device, view)
+    number = len(sets[0])
+    return LabelledFeatures(features[:number], labels[:number], features[number:], labels[number:])
+
+
+def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
+    """What a tool's arguments ask for, and the facts that its result depends on.
+
+    Args:
+        options: Parsed by :func:`mmsalmask.cli.config_arguments` and
+            :func:`mmsalmask.cli.labelled_arguments`.
+    """
+    config = load_config(options.config, options.cfg_options)
+    check_config(config)
+    # The initialisation of every layer is logged at level INFO, which is no news here.
+    MMLogger.get_instance("evaluation", log_level="WARNING")
+    DefaultScope.get_instance("evaluation", scope_name=config.get("default_scope") or "mmpretrain")
+    sets = labelled_folders(
+        options.train, options.test, options.train_per_class, options.seed, options.size
+    )
+    facts = {
+        "checkpoint": options.checkpoint,
+        "config": options.config,
+        "train_images": len(sets[0]),
+        "test_images": len(sets[1]),
+        "classes": count_classes(*sets),
+        "size": options.size,
+        "seed": options.seed,
+    }
+    device = torch.device(options.device)
+    backbone = load_backbone(config, options.checkpoint, options.seed).to(device)
+    view = EncoderView(config)
+    return extract_both(backbone, view, sets, device, options.batch_size, options.workers), facts
