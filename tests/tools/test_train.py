@@ -1,19 +1,16 @@
 """What tools/train.py does with bad input: one sentence, status 2, and nothing lost."""
 
-import io
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from PIL import Image
+from running import Outcome, run_tool
 
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
@@ -66,19 +63,6 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-class Outcome:
-    def __init__(self, status: int, out: str, err: str):
-        self.status, self.out, self.err = status, out, err
-        self.errors = [line for line in err.splitlines() if line.startswith("error: ")]
-
-    def sentence(self) -> str:
-        """The one line that a user's mistake leads to."""
-        assert self.status == 2, self.err
-        assert len(self.errors) == 1, self.err
-        assert "Traceback" not in self.err + self.out
-        return self.errors[0].removeprefix("error: ")
-
-
 def arguments(place: Path, work: str, *more: str, config="tiny.py", **options) -> list[str]:
     settings = {"data_root": place / "images", SCALE: 32, **options}
     return [
@@ -89,29 +73,7 @@ def arguments(place: Path, work: str, *more: str, config="tiny.py", **options) -
 
 def run(place: Path, *more: str, work: str, config: str = "tiny.py", **options) -> Outcome:
     """Run the tool in this process, whose imports are done."""
-    with pytest.MonkeyPatch.context() as patch:
-        tool = str(ROOT / "tools" / "train.py")
-        patch.setattr(sys, "argv", [tool, *arguments(place, work, *more, config=config, **options)])
-        patch.delenv("LOCAL_RANK", raising=False)
-        return in_process(patch, tool)
-
-
-def in_process(patch, tool: str) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    patch.setattr(sys, "stdout", out)
-    patch.setattr(sys, "stderr", err)
-    status = 0
-    try:
-        runpy.run_path(tool, run_name="__main__")
-    except SystemExit as exit:
-        status = exit.code or 0
-    finally:
-        for logger in MMLogger._instance_dict.values():
-            for handler in list(logger.handlers):
-                logger.removeHandler(handler)
-                with suppress(OSError):  # its file may lie on a full disk
-                    handler.close()
-    return Outcome(status, out.getvalue(), err.getvalue())
+    return run_tool("train.py", *arguments(place, work, *more, config=config, **options))
 
 
 def run_apart(place: Path, *more: str, work: str, **options) -> Outcome:

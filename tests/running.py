@@ -1,0 +1,55 @@
+"""Run a tool inside the test's process, whose imports are done, and see what a user would see."""
+
+import io
+import runpy
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from mmengine.logging import MMLogger
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+class Outcome:
+    """Exit status and output of a tool."""
+
+    def __init__(self, status: int, out: str, err: str):
+        self.status, self.out, self.err = status, out, err
+        self.errors = [line for line in err.splitlines() if line.startswith("error: ")]
+
+    def sentence(self) -> str:
+        """The one line that a user's mistake leads to."""
+        assert self.status == 2, self.err
+        assert len(self.errors) == 1, self.err
+        assert "Traceback" not in self.err + self.out
+        return self.errors[0].removeprefix("error: ")
+
+
+def run_tool(script: str, *words: str) -> Outcome:
+    """``python tools/<script> <words>``."""
+    with pytest.MonkeyPatch.context() as patch:
+        tool = str(TOOLS / script)
+        patch.setattr(sys, "argv", [tool, *words])
+        patch.delenv("LOCAL_RANK", raising=False)
+        return in_process(patch, tool)
+
+
+def in_process(patch: pytest.MonkeyPatch, tool: str) -> Outcome:
+    """Run the script with the ``sys.argv`` and environment that ``patch`` has set."""
+    out, err = io.StringIO(), io.StringIO()
+    patch.setattr(sys, "stdout", out)
+    patch.setattr(sys, "stderr", err)
+    status = 0
+    try:
+        runpy.run_path(tool, run_name="__main__")
+    except SystemExit as exit:
+        status = exit.code or 0
+    finally:
+        for logger in MMLogger._instance_dict.values():
+            for handler in list(logger.handlers):
+                logger.removeHandler(handler)
+                with suppress(OSError):  # its file may lie on a full disk
+                    handler.close()
+    return Outcome(status, out.getvalue(), err.getvalue())
