@@ -35,6 +35,7 @@ from mmcv.ops import (
 )
 from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
+from references import greedy_nms, loop_roi_align, overlap, sample
 
 ROOT = Path(mmsalmask.__file__).resolve().parent.parent
 
@@ -70,23 +71,6 @@ def random_rois(count: int, images: int, size: float) -> torch.Tensor:
 # ---------------------------------------------------------------------------------- references
 
 
-def overlap(a, b, offset) -> float:
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
-    area_a = (a[2] - a[0] + offset) * (a[3] - a[1] + offset)
-    area_b = (b[2] - b[0] + offset) * (b[3] - b[1] + offset)
-    return width * height / (area_a + area_b - width * height)
-
-
-def greedy_nms(boxes, scores, threshold, offset) -> list[int]:
-    boxes, scores = boxes.tolist(), scores.tolist()
-    kept = []
-    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
-        if all(overlap(boxes[i], boxes[j], offset) <= threshold for j in kept):
-            kept.append(i)
-    return kept
-
-
 def greedy_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
     """Soft NMS on a list that is swapped and shortened in place, one box at a time."""
     rows = [[*box, score, i] for i, (box, score) in enumerate(zip(boxes, scores, strict=True))]
@@ -110,54 +94,6 @@ def greedy_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
             else:
                 position += 1
     return taken
-
-
-def sample(planes, y, x, clamped):
-    """Bilinear values (C,) of planes (C, H, W) at (y, x), differentiable in all three.
-
-    ``clamped``: up to one pixel outside takes the border's value (RoIAlign); otherwise pixels
-    outside count as zero (deformable convolution).
-    """
-    height, width = planes.shape[1:]
-    value = planes.new_zeros(len(planes))
-    if clamped:
-        if y < -1 or y > height or x < -1 or x > width:
-            return value
-        y = y.clamp(0, height - 1)
-        x = x.clamp(0, width - 1)
-    top, left = math.floor(y.item()), math.floor(x.item())
-    for row in (top, top + 1):
-        for column in (left, left + 1):
-            if 0 <= row < height and 0 <= column < width:
-                near = (1 - (y - row).abs()) * (1 - (x - column).abs())
-                value = value + planes[:, row, column] * near
-    return value
-
-
-def loop_roi_align(features, rois, size, scale, sampling_ratio, aligned):
-    output = features.new_zeros(len(rois), features.shape[1], *size)
-    for r, (image, *box) in enumerate(rois):
-        x1, y1, x2, y2 = (edge * scale - 0.5 * aligned for edge in box)
-        width, height = x2 - x1, y2 - y1
-        if not aligned:
-            width, height = width.clamp(min=1), height.clamp(min=1)
-        bin_h, bin_w = height / size[0], width / size[1]
-        rows = sampling_ratio or math.ceil(bin_h)
-        columns = sampling_ratio or math.ceil(bin_w)
-        for i in range(size[0]):
-            for j in range(size[1]):
-                samples = [
-                    sample(
-                        features[int(image)],
-                        y1 + bin_h * (i + (k + 0.5) / rows),
-                        x1 + bin_w * (j + (m + 0.5) / columns),
-                        clamped=True,
-                    )
-                    for k in range(rows)
-                    for m in range(columns)
-                ]
-                output[r, :, i, j] = torch.stack(samples).mean(dim=0)
-    return output
 
 
 def loop_roi_pool(features, rois, size, scale):
