@@ -40,6 +40,26 @@ def leave_own_configs_unmarked(config) -> None:
     config.Config._get_cfg_path = staticmethod(unmarked)
 
 
+def unmark_collate_functions(runner) -> None:
+    """Let a dataloader that a config inherits from another package be built.
+
+    mmengine marks its ``collate_fn``, too, and then hands the mark on to the function.
+    """
+    build = runner.Runner.build_dataloader
+    if getattr(build, "unmarks_collate_functions", False):
+        return
+
+    def build_unmarked(dataloader, *args, **options):
+        collate = dataloader.get("collate_fn") if isinstance(dataloader, dict) else None
+        if isinstance(collate, dict):
+            unmarked = {key: value for key, value in collate.items() if key != "_scope_"}
+            dataloader = {**dataloader, "collate_fn": unmarked}
+        return build(dataloader, *args, **options)
+
+    build_unmarked.unmarks_collate_functions = True
+    runner.Runner.build_dataloader = staticmethod(build_unmarked)
+
+
 def silence_pillow_backend(photometric) -> None:
     """mmcv warns about arguments that nobody gave, in every worker and at every colour jitter."""
     warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
@@ -49,6 +69,7 @@ AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": name_config_scopes,
     "mmengine.config.config": leave_own_configs_unmarked,
+    "mmengine.runner.runner": unmark_collate_functions,
 }
 
 

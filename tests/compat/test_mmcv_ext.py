@@ -34,6 +34,7 @@ from mmcv.ops import (
     soft_nms,
 )
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, is_installed
 from references import greedy_nms, loop_roi_align, overlap, sample
 
@@ -504,3 +505,13 @@ def test_configs_of_the_other_libraries_can_be_inherited(tmp_path, base, model):
     path = tmp_path / "config.py"
     path.write_text(f"_base_ = {base!r}\n")
     assert Config.fromfile(path).model.type.rpartition(".")[2] == model
+
+
+def test_a_dataloader_inherited_from_another_library_is_built(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("_base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_byol.py'\n")
+    loader = Config.fromfile(path).train_dataloader
+    assert loader.collate_fn["_scope_"] == "mmpretrain"
+    loader.update(dataset=[{"inputs": torch.zeros(3)}] * 4, batch_size=2, num_workers=0)
+    built = Runner.build_dataloader(dict(loader, persistent_workers=False))
+    assert [batch["inputs"].shape for batch in built] == [(2, 3), (2, 3)]
