@@ -3,7 +3,9 @@
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
 from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.classes import ClassCheckHook
+from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
+from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
 from mmsalmask.engine.slots import SlotGalleryHook
@@ -12,6 +14,8 @@ __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "ClassCheckHook",
+    "FrozenCheckHook",
+    "KNNHook",
     "MaskGalleryHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",

@@ -142,8 +142,11 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
     """The number of classes, which must be the same in both.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they are not, or images have no labels.
     """
+    for side in (train, test):
+        if "classes" not in side.metainfo:
+            raise InputError(f"the images of {side.data_root} have no labels: set with_label=True")
     classes = train.metainfo["classes"]
     if different := set(classes) ^ set(test.metainfo["classes"]):
         raise InputError(

@@ -2,18 +2,25 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
+from torch import nn
 
+from mmsalmask.engine import KNNHook
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation import accuracy, knn_classify, knn_classify_each
-from mmsalmask.registry import MODELS
+from mmsalmask.evaluation import KNNMetric, accuracy, knn_classify, knn_classify_each
+from mmsalmask.evaluation.features import load_backbone
+from mmsalmask.models.distributed import gather_rows
+from mmsalmask.registry import METRICS, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,6 +144,106 @@ def test_knn_refuses_what_cannot_work(change, sentence):
     }
     with pytest.raises(InputError, match=sentence):
         knn_classify(**arguments)
+
+
+# KNNMetric
+
+
+def labelled(seed=0, images=23, classes=4):
+    """Features, classes, and which of them are the bank: more than queries, in no order."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(images, 5, generator=generator)
+    labels = torch.randint(classes, (images,), generator=generator)
+    return features, labels, torch.rand(images, generator=generator) < 0.7
+
+
+def expected_figures(features, labels, in_bank, ks, temperature):
+    figures = {}
+    for k in ks:
+        ending = "" if k == ks[0] else f"_k{k}"
+        predicted = slow_knn(features[in_bank], labels[in_bank], features[~in_bank], k, temperature)
+        top1, per_class = accuracy(predicted, labels[~in_bank])
+        figures |= {f"knn_top1{ending}": top1, f"knn_mean_per_class{ending}": per_class}
+    return figures
+
+
+def test_the_metric_names_the_figures_of_each_k():
+    data = labelled()
+    metric = METRICS.build(dict(type="mmsalmask.KNNMetric", k=(9, 2), temperature=0.5, chunk=2))
+    for part in zip(*(values.split(6) for values in data), strict=True):
+        metric.add(*part)
+    assert metric.evaluate(23) == pytest.approx(expected_figures(*data, (9, 2), 0.5))
+    assert metric.results == []
+    samples = [
+        dict(feature=feature, gt_label=label[None], in_bank=side)
+        for feature, label, side in zip(*data, strict=True)
+    ]
+    metric = KNNMetric(k=3, prefix="val")
+    metric.process(None, samples[:10])
+    metric.process(None, samples[10:])
+    expected = expected_figures(*data, (3,), 0.07)
+    assert metric.evaluate(23) == pytest.approx({f"val/{k}": v for k, v in expected.items()})
+
+
+def test_the_metric_refuses_what_it_cannot_measure():
+    features, labels, in_bank = labelled()
+    metric = KNNMetric(k=2)
+    with pytest.raises(InputError, match="needs an image for each"):
+        metric.evaluate(5)
+    metric.add(features, labels, torch.ones_like(in_bank))
+    with pytest.raises(InputError, match="no images to classify"):
+        metric.evaluate(23)
+    metric = KNNMetric(k=23)
+    metric.add(features, labels, in_bank)
+    with pytest.raises(InputError, match="k = 23"):
+        metric.evaluate(23)
+
+
+def hook_figures(shapes: Path, config_file: Path) -> dict[str, float]:
+    """What KNNHook finds of an untrained net, in this process's group."""
+    runner = SimpleNamespace(cfg=Config.fromfile(config_file), model=nn.Module())
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        runner.model.backbone = load_backbone(runner.cfg, "none", seed=3)
+    sides = [
+        dict(type="mmsalmask.ImageFolder", data_root=f"{shapes}/{side}", with_label=True)
+        for side in ("train", "test")
+    ]
+    metric = dict(type="mmsalmask.KNNMetric", k=(5, 20))
+    hook = KNNHook(*sides, size=32, metric=metric, batch_size=7, num_workers=0)
+    hook.before_train(runner)
+    return hook._evaluate(torch.device("cpu"))
+
+
+def evaluate_own_part(rank: int, folder: str, shapes: Path, config_file: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    data = labelled()
+    # As mmengine's sampler deals 23 images: every second one, and the first once more at the end.
+    own = torch.arange(rank, 24, 2) % 23
+    metric = KNNMetric(k=(9, 2), temperature=0.5)
+    for part in own.split(5):
+        metric.add(*(values[part] for values in data))
+    rows = torch.arange(3.0 - rank)[:, None] + 10 * rank
+    found = (metric.evaluate(23), gather_rows(rows), hook_figures(shapes, config_file))
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_measure_what_one_does_and_count_repeated_images_once(
+    tmp_path, shapes, config_file
+):
+    arguments = (str(tmp_path), shapes, config_file)
+    torch.multiprocessing.spawn(evaluate_own_part, args=arguments, nprocs=2)
+    data = labelled()
+    expected = expected_figures(*data, (9, 2), 0.5)
+    for rank in (0, 1):
+        figures, rows, of_hook = torch.load(tmp_path / f"{rank}.pt")
+        assert figures == pytest.approx(expected)
+        assert of_hook == pytest.approx(hook_figures(shapes, config_file))
+        assert rows[:, 0].tolist() == [0, 1, 2, 10, 11]
+    twice = [torch.cat([values, values[:1]]) for values in data]
+    assert expected_figures(*twice, (9, 2), 0.5) != pytest.approx(expected)
 
 
 # tools/knn.py
