@@ -10,6 +10,7 @@ from mmsalmask.evaluation.depth import (
 )
 from mmsalmask.evaluation.features import extract_features
 from mmsalmask.evaluation.knn import KNNMetric, knn_classify, knn_classify_each
+from mmsalmask.evaluation.linear import evaluate_linear
 
 __all__ = [
     "CocoStyleAP",
@@ -19,6 +20,7 @@ __all__ = [
     "accuracy",
     "constant_depth_errors",
     "depth_errors",
+    "evaluate_linear",
     "extract_features",
     "knn_classify",
     "knn_classify_each",

@@ -1,0 +1,97 @@
+"""Linear evaluation of a backbone, pretrained or untrained, on labelled image folders, in minutes.
+
+Features of centre crops are extracted once; a linear classifier for each learning rate and weight
+decay is trained on a part of the training images, all of them at once. The best on the training
+images held out is trained again on all of them, and tested once. configs/linear has the recipes
+that augment images anew in every epoch, as the published figures do.
+
+Give a folder of training and one of test images (--train, --test), each with a subfolder per class;
+or one folder (--train) of which --train-per-class images of every class, drawn by --seed, are for
+training and the others for the test.
+"""
+
+import argparse
+
+from mmsalmask.cli import config_arguments, labelled_arguments, report_errors
+from mmsalmask.evaluation.features import features_for
+from mmsalmask.evaluation.linear import LEARNING_RATES, Recipe, evaluate_linear
+from mmsalmask.provenance import provenance, write_result
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    config_arguments(parser)
+    labelled_arguments(parser)
+    parser.add_argument(
+        "--lr",
+        type=float,
+        nargs="+",
+        default=LEARNING_RATES,
+        help="learning rates for batches of 256, e.g. 30 (0.01 to 100)",
+    )
+    parser.add_argument("--weight-decay", type=float, nargs="+", default=[0.0], help="(0)")
+    parser.add_argument("--epochs", type=int, default=100, help="(%(default)s)")
+    parser.add_argument(
+        "--schedule",
+        choices=["step", "cosine"],
+        default="step",
+        help="a tenth after 60 %% and 80 %% of the epochs, as for MoCo, or cosine, as for SimCLR",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.2,
+        help="share of the training images to choose by (%(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def evaluate(options: argparse.Namespace) -> dict:
+    """The accuracies with all that they depend on."""
+    recipe = Recipe(epochs=options.epochs, schedule=options.schedule)
+    features, facts = features_for(options)
+    result = evaluate_linear(
+        features,
+        facts["classes"],
+        options.lr,
+        options.weight_decay,
+        options.held_out,
+        recipe,
+        options.seed,
+    )
+    settings = {"recipe": recipe._asdict(), "held_out": options.held_out}
+    return {**result, **facts, **settings, **provenance(options.seed)}
+
+
+def describe(result: dict) -> str:
+    """Trials in a line each, and the result in the last."""
+    lines = [
+        f"lr {trial['learning_rate']:g}, weight decay {trial['weight_decay']:g}: held-out top-1 "
+        f"{trial['top1']:.1f} %"
+        for trial in result["trials"]
+    ]
+    rates = sorted({trial["learning_rate"] for trial in result["trials"]})
+    if len(rates) > 1 and result["learning_rate"] in (rates[0], rates[-1]):
+        lines.append("the best learning rate is at the end of those tried: widen --lr")
+    lines.append(
+        f"linear top-1 {result['top1']:.1f} %, mean per class {result['mean_per_class']:.1f} % "
+        f"(lr={result['learning_rate']:g}, weight decay={result['weight_decay']:g}, "
+        f"{result['train_images']} train and {result['test_images']} test images, "
+        f"{result['classes']} classes, {result['checkpoint']})"
+    )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    with report_errors():
+        result = evaluate(options)
+        print(describe(result))
+        if options.json:
+            write_result(options.json, result)
+
+
+if __name__ == "__main__":
+    main()
