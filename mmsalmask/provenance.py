@@ -25,10 +25,12 @@ def provenance(seed: int | None = None) -> dict:
 
 
 def write_result(path: str | Path, result: dict) -> None:
-    """Write a result as indented JSON; its folder is made if needed."""
+    """Write a result as indented JSON, whole or not at all; its folder is made if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.replace(path)
 
 
 def _commit() -> str:

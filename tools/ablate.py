@@ -22,19 +22,13 @@ are used by the kNN classifier alone.
 
 import argparse
 import json
-import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import NamedTuple
 
-import torch
 import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -44,9 +38,10 @@ from rich.table import Table
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.errors import InputError
+from mmsalmask.jobs import Place, call, claim, run_all
 from mmsalmask.provenance import provenance, write_result
 
-ROOT = Path(__file__).resolve().parent.parent
+TOOLS = Path(__file__).resolve().parent
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
 
 
@@ -161,12 +156,12 @@ def check_rows(rows: list[Row], common: list[str]) -> None:
 # ---------------------------------------------------------------------------------------- the runs
 
 
-def run(row: Row, seed: int, options: argparse.Namespace, gpu: int | None) -> dict:
+def run(row: Row, seed: int, options: argparse.Namespace, place: Place) -> dict:
     """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
     folder = options.out / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     same = {"data": options.data, "amp": options.amp, "cfg_options": options.cfg_options}
-    _claim(folder, {**row._asdict(), "seed": seed, **same})
+    claim(folder, {**row._asdict(), "seed": seed, **same})
     config = [row.config, "--cfg-options", *row.overrides, *options.cfg_options]
     config += [f"data_root={options.data}", f"randomness.seed={seed}"]
     finished = folder / "result.json"
@@ -174,7 +169,7 @@ def run(row: Row, seed: int, options: argparse.Namespace, gpu: int | None) -> di
     if "checkpoint" not in result:
         result = {"checkpoint": "none", "pretraining_seconds": 0}
         if row.pretrain:
-            result = pretrain(config, folder, options, gpu)
+            result = pretrain(config, folder, options, place)
         write_result(finished, result)
     settings = evaluation(options)
     if result.get("evaluation") != settings:
@@ -183,19 +178,19 @@ def run(row: Row, seed: int, options: argparse.Namespace, gpu: int | None) -> di
         for name, value in settings.items():
             words += [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}", str(value)]
         words += [f"--json={knn}", *config[1:]]
-        _call("knn.py", words, folder / "knn.log", options.jobs, gpu)
+        call(TOOLS / "knn.py", words, folder / "knn.log", place)
         result = {**result, **json.loads(knn.read_text()), "evaluation": settings}
         write_result(finished, result)
     return result
 
 
-def pretrain(config: list[str], folder: Path, options: argparse.Namespace, gpu: int | None) -> dict:
+def pretrain(config: list[str], folder: Path, options: argparse.Namespace, place: Place) -> dict:
     """Train from the start, or from the newest checkpoint of the folder."""
     words = [f"--work-dir={folder}", *([f"--amp={options.amp}"] if options.amp else [])]
     if (folder / "last_checkpoint").exists():
         words.append("--resume")
     start = time.perf_counter()
-    _call("train.py", [*config, *words], folder / "train.log", options.jobs, gpu)
+    call(TOOLS / "train.py", [*config, *words], folder / "train.log", place)
     checkpoint = (folder / "last_checkpoint").read_text().strip()
     return {"checkpoint": checkpoint, "pretraining_seconds": round(time.perf_counter() - start)}
 
@@ -204,67 +199,6 @@ def evaluation(options: argparse.Namespace) -> dict:
     """Options of tools/knn.py on which an accuracy depends."""
     split = "test" if options.test else "train_per_class"
     return {name: getattr(options, name) for name in (split, "size", "k")}
-
-
-def _claim(folder: Path, identity: dict) -> None:
-    """Mark a folder as that of one run; refuse one that another command filled."""
-    file = folder / "run.json"
-    if not file.exists():
-        write_result(file, identity)
-    elif (found := json.loads(file.read_text())) != identity:
-        key = next(key for key in identity if found.get(key) != identity[key])
-        raise InputError(
-            f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity[key]!r}: choose "
-            "another --out, or delete that folder"
-        )
-
-
-def _call(script: str, words: list[str], log: Path, jobs: int, gpu: int | None) -> None:
-    environment = dict(os.environ)
-    # Jobs that share cores lose more to each other's waiting threads than they gain by them.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    command = [sys.executable, str(ROOT / "tools" / script), *words]
-    with log.open("a") as file:
-        status = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment
-        ).returncode
-    if status:
-        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"{script} ended with status {status}: {last} (all of it in {log})")
-
-
-def run_all(rows: list[Row], options: argparse.Namespace) -> Iterator[tuple[str, int, dict | str]]:
-    """Row, seed and result, or the reason why there is none, of each run as it ends."""
-    gpus: SimpleQueue[int | None] = SimpleQueue()
-    count = torch.cuda.device_count()
-    for job in range(options.jobs):
-        gpus.put(job % count if count else None)
-
-    def on_a_gpu(row: Row, seed: int) -> dict:
-        gpu = gpus.get()
-        try:
-            return run(row, seed, options, gpu)
-        finally:
-            gpus.put(gpu)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        # Seed by seed: a comparison of all rows is there as early as possible.
-        pending = {
-            pool.submit(on_a_gpu, row, seed): (row.name, seed)
-            for seed in options.seeds
-            for row in rows
-        }
-        try:
-            for future in as_completed(pending):
-                error = future.exception()
-                if error is not None and not isinstance(error, InputError):
-                    raise error
-                yield *pending[future], future.result() if error is None else str(error)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 # -------------------------------------------------------------------------------------- the report
@@ -329,10 +263,16 @@ def main(arguments: list[str] | None = None) -> None:
         origin = provenance()
         results: dict[str, dict[int, dict]] = {row.name: {} for row in rows}
         failures = []
+        # Seed by seed: a comparison of all rows is there as early as possible.
+        pending = {
+            (row.name, seed): partial(run, row, seed, options)
+            for seed in options.seeds
+            for row in rows
+        }
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs, left:"))
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            task = progress.add_task("", total=len(rows) * len(options.seeds))
-            for name, seed, result in run_all(rows, options):
+            task = progress.add_task("", total=len(pending))
+            for (name, seed), result in run_all(pending, options.jobs):
                 progress.advance(task)
                 if isinstance(result, str):
                     failures.append(f"{name}, seed {seed}: {result}")

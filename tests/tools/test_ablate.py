@@ -110,15 +110,6 @@ def test_an_interrupted_plan_goes_on_where_it_stopped(place):
         run(place, "--cfg-options", "model.queue_len=12")
 
 
-def test_a_folder_of_another_command_is_not_taken_for_this_one(place, tmp_path):
-    ablate._claim(tmp_path, {"seed": 0, "size": 64})
-    ablate._claim(tmp_path, {"seed": 0, "size": 64})
-    with pytest.raises(
-        InputError, match="holds a run with size = 64, not 32: choose another --out"
-    ):
-        ablate._claim(tmp_path, {"seed": 0, "size": 32})
-
-
 def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, capsys):
     rows = [*PLAN["rows"], {"name": "last", "overrides": ["model.queue_length=3"]}]
     write(place, {**PLAN, "rows": rows}).rename(place / "wrong.yml")

@@ -1,0 +1,114 @@
+"""Tools that run other tools: one process per job, one job per GPU, each in a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from mmsalmask.errors import InputError
+from mmsalmask.provenance import write_result
+
+Key = TypeVar("Key")
+
+
+class Place(NamedTuple):
+    """Where a job runs: on this GPU, or on the CPU, whose cores it shares with ``jobs`` in all."""
+
+    gpu: str | None
+    jobs: int
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder that of one job, in its ``run.json``.
+
+    Args:
+        folder: made if needed.
+        identity: JSON values that tell this job from every other.
+
+    Raises:
+        InputError: the folder is that of another job.
+    """
+    file = folder / "run.json"
+    if not file.exists():
+        write_result(file, dict(identity))
+    elif (found := json.loads(file.read_text())) != identity:
+        key = next(key for key in identity if found.get(key) != identity[key])
+        raise InputError(
+            f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity[key]!r}: choose "
+            "another --out, or delete that folder"
+        )
+
+
+def call(script: Path, words: list[str], log: Path, place: Place) -> None:
+    """Run a tool with what it prints appended to a log file.
+
+    Raises:
+        InputError: it failed; tells the last line that it printed.
+    """
+    environment = dict(os.environ)
+    # Jobs that share cores lose more to each other's waiting threads than they gain by them.
+    threads = max(1, (os.cpu_count() or 1) // place.jobs)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if place.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+    with log.open("a") as file:
+        status = subprocess.run(
+            [sys.executable, str(script), *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        ).returncode
+    if status:
+        last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"{script.name} ended with status {status}: {last} (all of it in {log})")
+
+
+def visible_gpus() -> list[str]:
+    """The names by which ``CUDA_VISIBLE_DEVICES`` knows the GPUs that this process may use."""
+    count = torch.cuda.device_count()
+    chosen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (chosen or [str(index) for index in range(count)])[:count]
+
+
+def run_all(
+    pending: Mapping[Key, Callable[[Place], dict]], jobs: int
+) -> Iterator[tuple[Key, dict | str]]:
+    """Run all that is pending, so many jobs at a time, each on the next GPU that is free.
+
+    Args:
+        pending: what to run, by a key; started in this order. Each gets the place it shall run at.
+
+    Yields:
+        Key and result, or the sentence of its :class:`InputError`, of each job as it ends. Any
+        other error ends everything.
+    """
+    places: SimpleQueue[Place] = SimpleQueue()
+    gpus = visible_gpus() or [None]
+    for job in range(jobs):
+        places.put(Place(gpus[job % len(gpus)], jobs))
+
+    def at_a_place(run: Callable[[Place], dict]) -> dict:
+        place = places.get()
+        try:
+            return run(place)
+        finally:
+            places.put(place)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(at_a_place, run): key for key, run in pending.items()}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if error is not None and not isinstance(error, InputError):
+                    raise error
+                yield futures[future], future.result() if error is None else str(error)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,87 @@
+"""Tools that run tools: a folder is one job's, a failure is told, each job has a GPU of its own."""
+
+import json
+import os
+import threading
+import time
+
+import pytest
+import torch
+
+from mmsalmask.errors import InputError
+from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus
+
+CPU = Place(None, 1)
+
+
+def test_a_folder_of_another_job_is_not_taken_for_this_one(tmp_path):
+    claim(tmp_path / "new", {"seed": 0, "size": 64})
+    claim(tmp_path / "new", {"seed": 0, "size": 64})
+    with pytest.raises(
+        InputError, match="holds a run with size = 64, not 32: choose another --out"
+    ):
+        claim(tmp_path / "new", {"seed": 0, "size": 32})
+
+
+def script(folder, text: str):
+    (folder / "tool.py").write_text(text)
+    return folder / "tool.py"
+
+
+def test_a_call_appends_to_its_log_and_sees_its_own_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    wanted = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    tool = script(tmp_path, f"import os, sys; print(sys.argv[1], *map(os.getenv, {wanted}))")
+    log = tmp_path / "log"
+    call(tool, ["first"], log, Place("3", 1000))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    call(tool, ["second"], log, CPU)
+    assert log.read_text() == f"first 1 3\nsecond {os.cpu_count()} 5\n"
+
+
+def test_the_last_line_of_a_tool_that_fails_is_told(tmp_path):
+    tool = script(tmp_path, "print('working'); raise SystemExit('error: it is late\\n')")
+    with pytest.raises(InputError, match=r"tool.py ended with status 1: error: it is late \(all"):
+        call(tool, [], tmp_path / "log", CPU)
+
+
+def test_a_failure_is_a_result_and_a_defect_ends_everything():
+    def fail(place):
+        raise InputError("no")
+
+    results = dict(run_all({"bad": fail, "good": lambda place: {"answer": 1}}, 1))
+    assert results == {"bad": "no", "good": {"answer": 1}}
+    with pytest.raises(ZeroDivisionError):
+        list(run_all({"defect": lambda place: 1 / 0}, 1))
+
+
+def test_every_gpu_has_one_job_at_a_time(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert visible_gpus() == ["4", "6"]
+    busy, lock = [], threading.Lock()
+
+    def job(place: Place) -> dict:
+        with lock:
+            assert place.gpu not in busy
+            busy.append(place.gpu)
+        time.sleep(0.02)
+        with lock:
+            busy.remove(place.gpu)
+        return {"gpu": place.gpu}
+
+    results = dict(run_all(dict.fromkeys(range(6), job), 2))
+    assert {result["gpu"] for result in results.values()} == {"4", "6"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_a_result_is_written_whole(tmp_path):
+    from mmsalmask.provenance import write_result
+
+    write_result(tmp_path / "folder" / "result.json", {"a": [1, 2]})
+    assert json.loads((tmp_path / "folder" / "result.json").read_text()) == {"a": [1, 2]}
+    with pytest.raises(TypeError):
+        write_result(tmp_path / "folder" / "result.json", {"a": object()})
+    assert json.loads((tmp_path / "folder" / "result.json").read_text()) == {"a": [1, 2]}
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["result.json"]
