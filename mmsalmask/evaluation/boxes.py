@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.fileio import dump
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -23,9 +24,25 @@ class CocoStyleAP(BaseMetric):
     not finding them costs nothing, nor does a detection that lies on one.
 
     Without any object that counts, the figures are −100.
+
+    Args:
+        outfile_prefix: write the truth to ``<prefix>.gt.json``, a COCO file whose images have their
+            paths as ``file_name``, and the detections to ``<prefix>.bbox.json``, in COCO's format
+            of results.
+        collect_device: as in mmengine.
+        prefix: put before the names of the figures.
     """
 
     default_prefix = "coco_style"
+
+    def __init__(
+        self,
+        outfile_prefix: str | None = None,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.outfile_prefix = outfile_prefix
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep true and found boxes of each sample, both (x1, y1, x2, y2) in the photo's pixels.
@@ -48,27 +65,59 @@ class CocoStyleAP(BaseMetric):
             detections = [
                 {**box, "score": score} for box, score in zip(_boxes(found), scores, strict=True)
             ]
-            self.results.append((sample["img_id"], objects, detections))
+            image = {"id": sample["img_id"], "file_name": sample.get("img_path", "")}
+            self.results.append((image, objects, detections))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """``AP``, ``AP50`` and ``AP75`` of all images."""
-        truth = COCO()
-        truth.dataset = {
+        names = self.dataset_meta["classes"]
+        objects = _of_images(results, 1)
+        truth = {
             "info": {},
-            "images": [{"id": image} for image, _, _ in results],
-            "categories": [{"id": i} for i in range(len(self.dataset_meta["classes"]))],
-            "annotations": _numbered(results, 1),
+            "images": [image for image, _, _ in results],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+            "annotations": [
+                {**box, "id": i, "area": box["bbox"][2] * box["bbox"][3]}
+                for i, box in enumerate(objects, 1)
+            ],
         }
-        found = COCO()
-        found.dataset = {**truth.dataset, "annotations": _numbered(results, 2)}
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its own progress
-            truth.createIndex()
+        detections = _of_images(results, 2)
+        if self.outfile_prefix is not None:
+            dump(truth, f"{self.outfile_prefix}.gt.json")
+            dump(detections, f"{self.outfile_prefix}.bbox.json")
+        return average_precisions(evaluate_detections(truth, detections))
+
+
+def evaluate_detections(truth: dict, detections: list[dict], kind: str = "bbox") -> COCOeval:
+    """Compare detections with the truth by COCO's rules.
+
+    Args:
+        truth: the content of a COCO annotation file.
+        detections: the content of a file of COCO's results.
+        kind: compare ``"bbox"`` or, where both have masks, ``"segm"``.
+
+    Returns:
+        The evaluation, accumulated and summarised.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its own progress
+        known, found = COCO(), COCO()
+        known.dataset = truth
+        known.createIndex()
+        if detections:
+            found = known.loadRes([dict(each) for each in detections])
+        else:
+            found.dataset = {**truth, "annotations": []}
             found.createIndex()
-            evaluation = COCOeval(truth, found, "bbox")
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return dict(zip(("AP", "AP50", "AP75"), (100 * evaluation.stats[:3]).tolist(), strict=True))
+        evaluation = COCOeval(known, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def average_precisions(evaluation: COCOeval) -> dict[str, float]:
+    """``AP``, ``AP50`` and ``AP75`` in percent; −100 without any object that counts."""
+    return dict(zip(("AP", "AP50", "AP75"), (100 * evaluation.stats[:3]).tolist(), strict=True))
 
 
 def _boxes(instances: dict) -> list[dict]:
@@ -81,9 +130,6 @@ def _boxes(instances: dict) -> list[dict]:
     ]
 
 
-def _numbered(results: list, part: int) -> list[dict]:
-    """All objects (1) or detections (2), each with its image's id and one of its own from 1."""
-    boxes = [{**box, "image_id": result[0]} for result in results for box in result[part]]
-    return [
-        {**box, "id": i, "area": box["bbox"][2] * box["bbox"][3]} for i, box in enumerate(boxes, 1)
-    ]
+def _of_images(results: list, part: int) -> list[dict]:
+    """All objects (1) or detections (2), each with its image's id."""
+    return [{**box, "image_id": result[0]["id"]} for result in results for box in result[part]]

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmsalmask.config import load_config
-from mmsalmask.evaluation import CocoStyleAP
+from mmsalmask.evaluation.boxes import CocoStyleAP, average_precisions, evaluate_detections
 
 CLASSES = VOCDataset.METAINFO["classes"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +129,7 @@ def test_figures_on_voc_are_those_of_pycocotools_on_the_xml_files(voc, tmp_path)
     np.testing.assert_allclose(list(figures.values()), expected, rtol=0, atol=1e-6)
 
 
-def figures(objects: list, ignored: list, found: list) -> dict[str, float]:
+def figures(objects: list, ignored: list, found: list, **options) -> dict[str, float]:
     """Of one image; boxes are (x1, y1, x2, y2, class), detections with a score at the end."""
 
     def instances(rows: list, names: tuple[str, ...]) -> dict:
@@ -137,10 +137,11 @@ def figures(objects: list, ignored: list, found: list) -> dict[str, float]:
         columns = {name: rows[:, 4 + i] for i, name in enumerate(names)}
         return {**columns, "bboxes": rows[:, :4], "labels": columns["labels"].long()}
 
-    metric = CocoStyleAP()
+    metric = CocoStyleAP(**options)
     metric.dataset_meta = {"classes": ("cat", "dog")}
     sample = {
         "img_id": "000001",
+        "img_path": "photos/000001.jpg",
         "gt_instances": instances(objects, ("labels",)),
         "ignored_instances": instances(ignored, ("labels",)),
         "pred_instances": instances(found, ("labels", "scores")),
@@ -166,6 +167,20 @@ def test_images_without_detections_and_sets_without_objects():
     assert figures([CAT], [], []) == {"AP": 0, "AP50": 0, "AP75": 0}
     assert figures([CAT], [], [[*CAT[:4], 1, 0.9]])["AP"] == 0  # a dog
     assert figures([], [DIFFICULT_CAT], [[*CAT, 0.9]])["AP"] == -100
+
+
+def test_the_files_say_what_the_figures_do(tmp_path):
+    found = [[*CAT, 0.5], [*DIFFICULT_CAT, 0.9], [*CAT[:4], 1, 0.7]]
+    told = figures([CAT], [DIFFICULT_CAT], found, outfile_prefix=str(tmp_path / "new" / "voc"))
+    truth = json.loads((tmp_path / "new" / "voc.gt.json").read_text())
+    detections = json.loads((tmp_path / "new" / "voc.bbox.json").read_text())
+    assert truth["images"] == [{"id": "000001", "file_name": "photos/000001.jpg"}]
+    assert [each["name"] for each in truth["categories"]] == ["cat", "dog"]
+    assert [each["iscrowd"] for each in truth["annotations"]] == [0, 1]
+    assert truth["annotations"][0]["bbox"] == [10, 10, 40, 40]
+    assert [each["category_id"] for each in detections] == [0, 0, 1]
+    assert average_precisions(evaluate_detections(truth, detections)) == told
+    assert average_precisions(evaluate_detections(truth, [])) == {"AP": 0, "AP50": 0, "AP75": 0}
 
 
 def test_boxes_of_double_precision_are_left_as_they_were():
