@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/linear_resnet50.py',
+    '../_base_/datasets/imagenet100_linear.py',
+    '../_base_/schedules/linear_sgd_steplr_100e.py',
+    '../_base_/linear_runtime.py',
+]

@@ -1,0 +1,5 @@
+_base_ = './simclr-linear_resnet50_1xb256-coslr-100e_caltech101.py'
+
+train_dataloader = dict(dataset=dict(pipeline=_base_.highpass_train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=_base_.highpass_test_pipeline))
+test_dataloader = val_dataloader
