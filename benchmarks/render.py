@@ -1,8 +1,9 @@
 """Render the tables of the README from the data they show.
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
-benchmarks/results, published ones from benchmarks/published. Run without arguments to rewrite the
-README, with --check to fail if it is not up to date.
+benchmarks/results, published ones from benchmarks/published, and what a method does from the
+metafiles. Run without arguments to rewrite the README, with --check to fail if it is not up to
+date.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,9 +25,9 @@ def result(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose first column is left-aligned and whose others are figures."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def markdown(header: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """A table whose first columns are words, left-aligned, and whose others are figures."""
+    rule = ["---"] * words + ["---:"] * (len(header) - words)
     return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *rows))
 
 
@@ -58,9 +61,26 @@ def masking() -> str:
     return markdown(["masking of one view", "copies", "beyond the filter"], rows) + origin(data)
 
 
+def methods() -> str:
+    """What a step of each method takes beyond its plain algorithm, as its metafile says."""
+    parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
+    rows = []
+    for folder in ("supervised", "moco", "simclr", "mscn", "adios", "others"):
+        content = yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text())
+        for model in content["Models"]:
+            told = model["Metadata"]
+            if "Extra Forwards" in told:
+                method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
+                extra = [str(told["Extra Forwards"].get(part, "")) for part in parts]
+                rows.append([method, told["Masks"], told.get("Localizer", "–"), *extra])
+    header = ["method", "masked; filled with", "localizer", *(f"+ {part}" for part in parts)]
+    return markdown(header, rows, words=3)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "masking": masking,
+    "methods": methods,
 }
 
 

@@ -194,10 +194,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     old_root = cfg.get("data_root")
     if "data_root" in options and old_root is not None:
         _carry_data_root(cfg, old_root, options["data_root"])
-    # A new `type` decides which keys may stand beside it, so types are merged before the rest.
-    types = {key: value for key, value in options.items() if key.rpartition(".")[2] == "type"}
+    # A new `type` decides which keys may stand beside and below it: types first, outer ones ahead.
+    types = [key for key in options if key.rpartition(".")[2] == "type"]
     others = {key: value for key, value in options.items() if key not in types}
-    for group in (types, others):
+    ordered = sorted(types, key=lambda key: key.count("."))
+    for group in (*({key: options[key]} for key in ordered), others):
         for key in group:
             _check_option(cfg, key)
             _check_effect(cfg, key)
