@@ -5,6 +5,4 @@ _base_ = [
     '../_base_/linear_runtime.py',
 ]
 
-model = dict(
-    data_preprocessor=dict(num_classes=102),
-    head=dict(num_classes=102))
+model = dict(head=dict(num_classes=102))
