@@ -50,6 +50,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace) -> dict:
     """The accuracies with all that they depend on."""
+    origin = provenance(options.seed)
     recipe = Recipe(epochs=options.epochs, schedule=options.schedule)
     features, facts = features_for(options)
     result = evaluate_linear(
@@ -62,7 +63,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         options.seed,
     )
     settings = {"recipe": recipe._asdict(), "held_out": options.held_out}
-    return {**result, **facts, **settings, **provenance(options.seed)}
+    return {**result, **facts, **settings, **origin}
 
 
 def describe(result: dict) -> str:
