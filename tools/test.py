@@ -34,7 +34,7 @@ def main() -> None:
         config.launcher = arguments.launcher
         config.load_from = arguments.checkpoint
         set_work_dir(config, arguments.work_dir)
-        build_runner(config).test()
+        build_runner(config, testing=True).test()
         leave_process_group()
 
 

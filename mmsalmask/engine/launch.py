@@ -20,6 +20,7 @@ from mmsalmask.checkpoint import (
     warn_if_filter_differs,
 )
 from mmsalmask.config import check_config
+from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.errors import InputError
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -72,20 +73,27 @@ def set_resume(config: Config, resume: str) -> None:
     config.resume, config.load_from = True, str(resume)
 
 
-def build_runner(config: Config) -> Runner:
+def build_runner(config: Config, testing: bool = False) -> Runner:
     """Check everything that can be checked before time is spent, then build the runner.
 
     Files that a part of the model starts from (``init_cfg``) are read here first: mmengine would
     run code that they hold. A backbone that learned from high-pass filtered images is compared
     with the pipelines, see :func:`mmsalmask.checkpoint.warn_if_filter_differs`.
 
+    Args:
+        config: of a run.
+        testing: the checkpoint in ``load_from`` will be tested. Data for training need not be
+            there, nor the files that the model once started from.
+
     Raises:
-        InputError: for whatever :func:`mmsalmask.config.check_config` refuses, for persistent
+        InputError: for whatever :func:`mmsalmask.config.check_config` and
+            :func:`mmsalmask.engine.paths.check_data_paths` refuse, for persistent
             workers without workers, for loss scaling without a GPU, for a missing, damaged or
             unsafe file that the model starts from, or one of another architecture, and for a
             ``load_from`` whose tensors are not those of the model.
     """
     check_config(config)
+    check_data_paths(config, _LOADERS[2:] if testing else _LOADERS[:2])
     for name in _LOADERS:
         loader = config.get(name) or {}
         if loader.get("persistent_workers") and not loader.get("num_workers"):
@@ -105,6 +113,8 @@ def build_runner(config: Config) -> Runner:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
     for file, modules in _starting_files(model).items():
+        if testing and not Path(file).is_file():
+            continue
         start = load_checkpoint(file)
         warn_if_filter_differs(start, file, filtered)
         if modules:
