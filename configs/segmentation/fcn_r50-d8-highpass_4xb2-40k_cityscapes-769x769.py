@@ -1,0 +1,5 @@
+_base_ = './fcn_r50-d8_4xb2-40k_cityscapes-769x769.py'
+
+train_dataloader = dict(dataset=dict(pipeline=_base_.highpass_train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=_base_.highpass_test_pipeline))
+test_dataloader = val_dataloader
