@@ -27,4 +27,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
 default_hooks = dict(checkpoint=dict(interval=5))
-custom_hooks = [dict(type='mmsalmask.BrokenImagesHook', limit=0.01)]
+custom_hooks = [
+    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    dict(type='mmsalmask.FrozenCheckHook', modules=['encoder']),
+]

@@ -7,4 +7,7 @@ _base_ = [
 ]
 
 default_hooks = dict(checkpoint=dict(interval=5))
-custom_hooks = [dict(type='mmsalmask.BrokenImagesHook', limit=0.01)]
+custom_hooks = [
+    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    dict(type='mmsalmask.FrozenCheckHook', modules=['encoder']),
+]
