@@ -224,6 +224,14 @@ def test_a_new_type_decides_which_keys_may_stand_beside_it(small):
     assert cfg.optim_wrapper.optimizer.betas == [0.9, 0.99]
 
 
+def test_a_new_type_decides_which_keys_may_stand_below_it(small):
+    """In whatever order the options are given."""
+    options = {"model.neck.predictor.type": "NonLinearNeck", "model.neck.type": "LatentPredictHead"}
+    assert "predictor" in error_of(load_config, small, dict(list(options.items())[:1]))
+    for order in (options, dict(reversed(options.items()))):
+        assert load_config(small, order).model.neck.predictor.type == "NonLinearNeck"
+
+
 def test_options_inside_one_another_contradict(small):
     message = error_of(load_config, small, {"model.backbone": 1, "model.backbone.depth": 18})
     assert "'model.backbone' and 'model.backbone.depth' contradict each other" in message
