@@ -34,7 +34,7 @@ class ClassCheckHook(Hook):
 
     def _check(self, model: nn.Module, dataset: Dataset) -> None:
         classes = dataset.metainfo["classes"]
-        for part in _parts(dataset):
+        for part in base_datasets(dataset):
             found = len(getattr(part, "cat_ids", classes))
             if found != len(classes):
                 raise InputError(
@@ -43,7 +43,7 @@ class ClassCheckHook(Hook):
                 )
         if not len(dataset):
             raise InputError(
-                f"no image of {_parts(dataset)[0].ann_file} shows any of the {len(classes)} "
+                f"no image of {base_datasets(dataset)[0].ann_file} shows any of the {len(classes)} "
                 "classes: set dataset.metainfo.classes to the names in the annotations"
             )
         for name, count in _class_counts(model):
@@ -54,10 +54,10 @@ class ClassCheckHook(Hook):
                 )
 
 
-def _parts(dataset: Dataset) -> list[Dataset]:
+def base_datasets(dataset: Dataset) -> list[Dataset]:
     """The datasets that one consists of: itself, or those inside wrappers."""
     inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    return [part for each in inner for part in _parts(each)] or [dataset]
+    return [part for each in inner for part in base_datasets(each)] or [dataset]
 
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
