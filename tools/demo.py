@@ -43,21 +43,19 @@ def evaluate(checkpoint: str | Path, data: Path, seed: int, result: Path) -> flo
     return json.loads(result.read_text())["top1"]
 
 
-def draw_curve(work: Path, picture: Path) -> None:
-    """Loss and contrast accuracy over the iterations of the newest run in ``work``."""
+def draw_curve(work: Path, untrained: float, picture: Path) -> None:
+    """Loss over iterations and kNN accuracy over epochs of the newest run in ``work``."""
     log = max(work.glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    lines = [line for line in lines if "loss" in line]
-    steps = [line["step"] for line in lines]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    accuracies = [(line["step"], line["knn_top1"]) for line in lines if "knn_top1" in line]
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
-    for axis, key, title in zip(
-        figure.subplots(1, 2),
-        ("loss", "contrast_accuracy"),
-        ("contrastive loss", "query closest to its key, %"),
-        strict=True,
-    ):
-        axis.plot(steps, [line[key] for line in lines], color="tab:blue")
-        axis.set(title=title, xlabel="iteration")
+    left, right = figure.subplots(1, 2)
+    left.plot(*zip(*losses, strict=True), color="tab:blue")
+    left.set(title="contrastive loss", xlabel="iteration")
+    right.plot(*zip((0, untrained), *accuracies, strict=True), "o-", color="tab:blue")
+    right.set(title="kNN top-1 on test pictures, %", xlabel="epoch")
+    for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.savefig(picture)
 
@@ -78,14 +76,14 @@ def main() -> None:
             "train.py",
             CONFIG,
             *("--work-dir", work),
-            *("--cfg-options", f"data_root={data / 'train'}", f"randomness.seed={seed}"),
+            *("--cfg-options", f"data_root={data}", f"randomness.seed={seed}"),
         )
         minutes = (time.perf_counter() - start) / 60
         console.rule("kNN classification of the test pictures")
         checkpoint = (work / "last_checkpoint").read_text().strip()
         before = evaluate("none", data, seed, work / "knn_untrained.json")
         after = evaluate(checkpoint, data, seed, work / "knn_pretrained.json")
-        draw_curve(work, work / "curve.png")
+        draw_curve(work, before, work / "curve.png")
         call("export_backbone.py", checkpoint, "-o", work / "backbone.pth", "--force")
     table = Table(title=f"after {minutes:.1f} minutes of pretraining")
     table.add_column("ResNet-18, 16 channels wide")

@@ -5,7 +5,9 @@ model = dict(
     mask_net=dict(type='mmsalmask.MaskUNet', size=64, slots=4),
     penalty_weight=0.1)
 
+# benchmarks/results/adios_dynamics.json was measured with these rates of both nets.
 optim_wrapper = dict(
+    optimizer=dict(lr=0.06),
     constructor='mmsalmask.models.adios.ADIOSOptimWrapperConstructor',
     paramwise_cfg=dict(
         mask_net=dict(

@@ -39,3 +39,4 @@ model = dict(
             with_avg_pool=False,
             norm_cfg=dict(type='BN1d')),
         loss=dict(type='CosineSimilarityLoss')))
+optim_wrapper = dict(optimizer=dict(lr=0.06))

@@ -9,6 +9,7 @@ model = dict(
     backbone=dict(base_channels=16, stem_channels=16),
     neck=dict(in_channels=128, hid_channels=128))
 
+data_root = 'data/demo'
 view_pipeline = [
     dict(
         type='RandomResizedCrop',
@@ -38,5 +39,20 @@ train_pipeline = [
     dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    dataset=dict(data_root=data_root + '/train', pipeline=train_pipeline))
+optim_wrapper = dict(optimizer=dict(lr=0.06))
 train_cfg = dict(max_epochs=24)
+
+# The labels of the drawn pictures serve this figure alone.
+labelled = dict(type='mmsalmask.ImageFolder', with_label=True)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='mmsalmask.KNNHook',
+        train=dict(data_root=data_root + '/train', **labelled),
+        test=dict(data_root=data_root + '/test', **labelled),
+        interval=6,
+        size=48,
+        metric=dict(type='mmsalmask.KNNMetric', k=20)),
+]

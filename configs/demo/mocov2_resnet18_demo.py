@@ -6,8 +6,10 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+# A key in the queue is as old as its encoder was then. With the momentum and the few steps of a
+# short run, a long queue or a large lr let the net tell new keys from old ones, not images.
 model = dict(
-    queue_len=2048,
+    queue_len=512,
     momentum=0.99,
     backbone=dict(depth=18),
     neck=dict(in_channels=512, hid_channels=512))
@@ -29,9 +31,10 @@ train_dataloader = dict(
     pin_memory=False,
     dataset=dict(data_root=data_root, pipeline=train_pipeline))
 
+# 0.015 for a batch of 128, as in configs/moco.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.06, momentum=0.9, weight_decay=5e-4))
+    optimizer=dict(type='SGD', lr=0.0075, momentum=0.9, weight_decay=5e-4))
 # To the last of train_cfg.max_epochs, which is mmengine's default end.
 param_scheduler = [
     dict(

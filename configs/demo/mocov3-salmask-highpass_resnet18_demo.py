@@ -44,3 +44,4 @@ model = dict(
             norm_cfg=dict(type='BN1d')),
         loss=dict(type='CrossEntropyLoss', loss_weight=2.0),
         temperature=1.0))
+optim_wrapper = dict(optimizer=dict(lr=0.06))

@@ -18,3 +18,4 @@ model = dict(
         num_layers=2,
         norm_cfg=dict(type='BN1d')),
     head=dict(type='mmsalmask.NTXentHead', temperature=0.1))
+optim_wrapper = dict(optimizer=dict(lr=0.06))
