@@ -146,6 +146,8 @@ class KNNMetric(BaseMetric):
         InputError: On evaluation, for what :func:`knn_classify_each` refuses, and no queries.
     """
 
+    default_prefix = ""  # the names say it
+
     def __init__(
         self,
         k: int | Sequence[int] = (20, 200),
