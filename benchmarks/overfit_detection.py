@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160, help="longer side in px (%(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="images (%(default)s)")
     parser.add_argument("--rois", type=int, default=8, help="of an image (%(default)s)")
-    parser.add_argument("--steps", type=int, default=500, help="iterations (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="iterations (%(default)s)")
     parser.add_argument("--lr", type=float, default=0.02, help="learning rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
