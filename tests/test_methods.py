@@ -74,8 +74,8 @@ def dicts(value):
     """Every dict in a nest of dicts, lists and tuples, outer ones first."""
     if isinstance(value, dict):
         yield value
-        value = value.values()
-    if isinstance(value, dict | list | tuple | type({}.values())):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
         for inner in value:
             yield from dicts(inner)
 
@@ -85,13 +85,14 @@ def shrink(config: Config, folder: Path, batch: int) -> Config:
     model = config.model
     narrow, channels = NARROW[model.backbone.type]
     model.backbone.update(narrow)
-    after_backbone = model.neck if "in_channels" in model.neck else model.head
-    after_backbone.in_channels = channels
     for part in dicts(model):
-        part.update({key: 16 for key in ("hid_channels",) if key in part})
-        part.update({key: 32 for key in ("queue_len",) if key in part})
+        for key in ("in_channels", "hid_channels", "out_channels", "queue_len"):
+            if part.get(key, 0) > 128:
+                part[key] = 16
         if part.get("type") == "mmsalmask.MaskUNet":
             part.size = SIZE
+    after_backbone = model.neck if "in_channels" in model.neck else model.head
+    after_backbone.in_channels = channels
     for part in dicts(config._cfg_dict):
         if part.get("type") == "mmsalmask.BackboneSaliency":
             part.backbone = ConfigDict(**NARROW["ResNet"][0], out_indices=(0,))
