@@ -51,7 +51,11 @@ def test_both_sides_share_nothing_and_lack_nothing(folder):
     train, test = (
         DATASETS.build(
             dict(
-                type="PerClassSplit", data_root=folder, split=split, train_per_class=3, pipeline=[]
+                type="mmsalmask.PerClassSplit",
+                data_root=folder,
+                split=split,
+                train_per_class=3,
+                pipeline=[],
             )
         )
         for split in ("train", "test")
