@@ -11,6 +11,7 @@ from mmsalmask.engine.launch import (
     leave_process_group,
     set_resume,
     set_work_dir,
+    train,
     use_amp,
 )
 
@@ -50,7 +51,7 @@ def main() -> None:
             use_amp(config, arguments.amp)
         if arguments.resume:
             set_resume(config, arguments.resume)
-        build_runner(config).train()
+        train(build_runner(config))
         leave_process_group()
 
 

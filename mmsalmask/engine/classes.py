@@ -19,8 +19,8 @@ class ClassCheckHook(Hook):
     kernel; classes that an annotation file calls otherwise are left out without a word.
 
     Raises:
-        InputError: a head's ``num_classes`` is not the number of the dataset's classes, the
-            annotation file lacks some of them, or no image is left to learn from or to test on.
+        InputError: a head's ``num_classes`` is not the number of the dataset's classes, or the
+            annotation file lacks some of them.
     """
 
     def before_train(self, runner: Runner) -> None:

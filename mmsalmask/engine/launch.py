@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from mmengine import Config
+from mmengine.dataset import BaseDataset
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
@@ -124,6 +125,35 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
         warn_if_filter_differs(state, config.load_from, filtered)
         check_matches(model, state.get("state_dict", state), config.load_from)
     return runner
+
+
+def train(runner: Runner) -> None:
+    """Train as the runner's config says.
+
+    Raises:
+        InputError: no image is left of a dataset, where mmengine only says that it has nothing to
+            concatenate.
+    """
+    try:
+        runner.train()
+    except ValueError as error:
+        dataset = _dataset_being_loaded(error)
+        if dataset is None or dataset.data_list:
+            raise
+        raise InputError(
+            f"{dataset.ann_file} names no image that shows any of the "
+            f"{len(dataset.metainfo['classes'])} classes: set dataset.metainfo.classes to the "
+            "names in the annotations"
+        ) from error
+
+
+def _dataset_being_loaded(error: BaseException) -> BaseDataset | None:
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is BaseDataset._serialize_data.__code__:
+            return trace.tb_frame.f_locals["self"]
+        trace = trace.tb_next
+    return None
 
 
 def _starting_files(model: nn.Module) -> dict[str, list[nn.Module]]:
