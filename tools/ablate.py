@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_rows(rows, options.cfg_options)
         if not Path(options.data).is_dir():
             raise InputError(f"--data: there is no folder {options.data}")
-        origin = provenance()
+        origin = {**provenance(), "seed": options.seeds}
         results: dict[str, dict[int, dict]] = {row.name: {} for row in rows}
         failures = []
         # Seed by seed: a comparison of all rows is there as early as possible.
