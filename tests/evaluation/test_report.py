@@ -1,0 +1,206 @@
+"""The report: every published row beside the backbone's own, marked for what it is."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmsalmask.evaluation.report import (
+    DETECTION,
+    LINEAR,
+    Picture,
+    beside_published,
+    compose,
+    detection_evaluations,
+    draw_pictures,
+    tables_only,
+    write_report,
+)
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "benchmarks" / "published"
+FACTS = {
+    "name": "run/epoch_9.pth",
+    "backbone": "ResNet-50",
+    "schedule": "full",
+    "commit": "abc1234",
+    "hardware": "one GPU",
+}
+MADE = {
+    "schedule": "full",
+    "recipe": "recipe.py",
+    "train_images": 30,
+    "test_images": 12,
+    "seconds": 90,
+    "resumed": False,
+    "commit": "abc1234",
+    "hardware": "one GPU",
+    "torch": "2.11",
+}
+RESULTS = {
+    "linear-caltech101": {
+        **MADE,
+        "task": "linear",
+        "dataset": "caltech101",
+        "figures": {"caltech101_top1": 81.234},
+    },
+    "knn-caltech101": {
+        **MADE,
+        "task": "knn",
+        "dataset": "caltech101",
+        "figures": {},
+        "by_k": {"20": {"top1": 70.0, "mean_per_class": 60.5}},
+    },
+    "voc": {
+        **MADE,
+        "task": "voc",
+        "dataset": "voc",
+        "figures": {"voc_ap": 50.5, "voc_ap50": 76.0, "voc_ap75": 55.0},
+        "coco_style": {"AP": 48.0, "AP50": 75.0, "AP75": 52.0},
+        "resumed": True,
+    },
+    "seg-voc": {
+        **MADE,
+        "task": "seg",
+        "dataset": "voc",
+        "figures": {"mIoU": 61.5, "mAcc": 70.25, "aAcc": 90.0},
+        "shared_images": 12,
+    },
+}
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of all tables of a Markdown text."""
+    lines = (line for line in text.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("table", [LINEAR, DETECTION], ids=["linear", "detection"])
+def test_all_published_rows_stand_above_the_own_one(table):
+    text = beside_published(table, PUBLISHED, FACTS, RESULTS)
+    _, _, *rows, own = cells(text)
+    with (PUBLISHED / table.file).open() as file:
+        published = list(csv.DictReader(file))
+    assert [row[2:] for row in rows] == [[row[key] for key in table.columns] for row in published]
+    assert [row[1] for row in rows] == [row["method"] for row in published]
+    wanted = {"caltech101_top1": "**81.23**", "voc_ap": "**50.50**"}
+    wanted |= {"voc_ap50": "**76.00**", "voc_ap75": "**55.00**"}
+    assert own == ["", "**this backbone**", *(wanted.get(key, "") for key in table.columns)]
+    assert "Chin et al., WACV 2024" in text
+    assert f"This backbone: {', '.join(map(FACTS.get, ('name', 'backbone')))}, abc1234" in text
+
+
+def test_without_figures_there_is_no_table_and_without_the_published_ones_a_row_alone(tmp_path):
+    assert beside_published(DETECTION, PUBLISHED, FACTS, {"knn": RESULTS["knn-caltech101"]}) == ""
+    text = beside_published(LINEAR, tmp_path, FACTS, RESULTS)
+    assert len(cells(text)) == 3
+    assert "no part of an installed package" in text
+    assert "Chin" not in text
+
+
+def test_the_report_tells_figures_what_was_left_out_and_how_it_was_made(tmp_path):
+    text = compose(FACTS, RESULTS, ["coco: there is no folder coco"], [], PUBLISHED, tmp_path)
+    rows = cells(text)
+    assert ["Caltech-101", "20", "70.00", "60.50"] in rows
+    assert ["VOC", "61.50", "70.25"] in rows
+    assert "By COCO's rules: AP 48.00, AP50 75.00, AP75 52.00." in text
+    assert "- coco: there is no folder coco" in text
+    assert ["voc", "full", "`recipe.py`", "30", "12", "1.5 (resumed)", "abc1234"] in rows
+    assert "On one GPU, torch 2.11." in text
+    assert "12 of the 12 test images of seg-voc are among its training images" in text
+    assert "small" not in text
+    small = compose({**FACTS, "schedule": "small"}, RESULTS, [], [], PUBLISHED, tmp_path)
+    assert "**Too small to compare.**" in small
+    assert ["", "**this backbone, too small to compare**"] in [row[:2] for row in cells(small)]
+    assert "Not run" not in small
+
+
+def test_the_page_holds_its_pictures_and_the_terminal_none(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    file = tmp_path / "pictures" / "a.png"
+    Image.new("RGB", (3, 2), "red").save(file)
+    picture = Picture(file, "Some picture", "What it shows.")
+    text = compose(FACTS, RESULTS, [], [picture], PUBLISHED, tmp_path)
+    write_report(text, tmp_path)
+    assert (tmp_path / "report.md").read_text() == text
+    assert "![Some picture](pictures/a.png)" in text
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 1
+    assert sources[0].startswith("data:image/png;base64,iVBOR")
+    assert page.count("<table>") == len(re.findall(r"(?m)^\| ---", text))
+    assert "<title>Downstream tasks with run/epoch_9.pth</title>" in page
+    assert "What it shows." in page
+    told = tables_only(text)
+    assert "![" not in told
+    assert "What it shows" not in told
+    assert cells(told) == cells(text)
+
+
+def coco(folder: Path, score: float) -> dict:
+    """A result of detection: three images of which two were tested, each with one object."""
+    for i in range(3):
+        Image.new("RGB", (40, 30), "white").save(folder / f"{i}.png")
+    box = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    box["segmentation"] = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    truth = {
+        "info": {},
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(3)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{**box, "id": i + 1, "image_id": i} for i in range(3)],
+    }
+    found = [{"image_id": i, "category_id": 1, "bbox": box["bbox"], "score": score} for i in (0, 1)]
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "found.json").write_text(json.dumps(found))
+    return {
+        **MADE,
+        "task": "coco",
+        "dataset": "coco",
+        "figures": {},
+        "truth": str(folder / "truth.json"),
+        "found": {"bbox": str(folder / "found.json")},
+        "images": str(folder),
+        "test_images": 2,
+    }
+
+
+def test_only_the_tested_images_count(tmp_path):
+    result = coco(tmp_path, 0.5)
+    evaluation = detection_evaluations(result)["bbox"]
+    assert evaluation.stats[0] == pytest.approx(1)
+    everything = detection_evaluations({**result, "test_images": 3})["bbox"]
+    assert everything.stats[0] == pytest.approx(np.mean(np.linspace(0, 1, 101) <= 2 / 3))
+
+
+def test_every_result_with_files_gets_its_picture(tmp_path):
+    Image.fromarray(np.ones((30, 40), np.uint8)).save(tmp_path / "map.png")
+    (tmp_path / "photos").mkdir()
+    results = {
+        "linear-caltech101": RESULTS["linear-caltech101"],
+        "knn-caltech101": {
+            **RESULTS["knn-caltech101"],
+            "embedding": {"points": [[0, 1], [2, 3]], "labels": [0, 1], "classes": ["a", "b"]},
+        },
+        "coco": coco(tmp_path / "photos", 0.5),
+        "seg-voc": {
+            **RESULTS["seg-voc"],
+            "shown": {
+                "photos": [tmp_path / "photos" / "0.png"],
+                **{side: [tmp_path / "map.png"] for side in ("truth", "found")},
+                "classes": ["ground", "cat"],
+                "palette": [[0, 0, 0], [255, 0, 0]],
+            },
+        },
+    }
+    pictures = draw_pictures(results, tmp_path / "pictures")
+    assert [picture.title for picture in pictures] == [
+        "Precision and recall",
+        "t-SNE of Caltech-101",
+        "Found on COCO",
+        "Segmentation of VOC",
+    ]
+    assert all(Image.open(picture.file).size[0] > 100 for picture in pictures)
+    assert len({picture.file for picture in pictures}) == 4
