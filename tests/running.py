@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.visualization import Visualizer
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -42,6 +43,7 @@ def in_process(patch: pytest.MonkeyPatch, tool: str) -> Outcome:
     patch.setattr(sys, "stdout", out)
     patch.setattr(sys, "stderr", err)
     status = 0
+    known = {kind: set(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer)}
     try:
         runpy.run_path(tool, run_name="__main__")
     except SystemExit as exit:
@@ -52,4 +54,8 @@ def in_process(patch: pytest.MonkeyPatch, tool: str) -> Outcome:
                 logger.removeHandler(handler)
                 with suppress(OSError):  # its file may lie on a full disk
                     handler.close()
+        # A run is known by its config's name and the second: the next one may have the same.
+        for kind, names in known.items():
+            for name in set(kind._instance_dict) - names:
+                del kind._instance_dict[name]
     return Outcome(status, out.getvalue(), err.getvalue())
