@@ -111,7 +111,7 @@ def learn(folder: Path, options: argparse.Namespace) -> dict:
     config = small_recipe(folder, truth, options)
     config.work_dir = str(folder / "run")
     runner = build_runner(config)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     runner.train()
     history = runner.message_hub.log_scalars
     return {
@@ -119,6 +119,7 @@ def learn(folder: Path, options: argparse.Namespace) -> dict:
         "objects": len(chosen["annotations"]),
         "steps": options.steps,
         "minutes": round((time.perf_counter() - start) / 60, 1),
+        "cpu_minutes": round((time.process_time() - cpu_start) / 60, 1),
         **{name: round(float(history[f"val/coco/{name}"].data[0][-1]), 3) for name in FIGURES},
     }
 
