@@ -84,7 +84,7 @@ def small_recipe(folder: Path, truth: Path, options: argparse.Namespace):
             "val_dataloader.dataset.pipeline.1.scale": scale,
             "val_evaluator.ann_file": str(truth),
             "optim_wrapper.optimizer.lr": options.lr,
-            "param_scheduler.0.end": 50,
+            "param_scheduler.0.end": options.steps // 6,
             "param_scheduler.1.milestones": [options.steps * 4 // 5],
             "train_cfg.max_iters": options.steps,
             "train_cfg.val_interval": options.steps // 4,
@@ -102,14 +102,14 @@ def small_recipe(folder: Path, truth: Path, options: argparse.Namespace):
     return config
 
 
-def learn(folder: Path, options: argparse.Namespace) -> dict:
-    """Train and test on the chosen photos; what was reached, and how long it took."""
+def learn(folder: Path, work: Path, options: argparse.Namespace) -> dict:
+    """Train and test on chosen photos of a COCO folder; what was reached, and how long it took."""
     source = folder / "annotations" / "instances_train2017.json"
     chosen = choose(json.loads(source.read_text()), options.count)
-    truth = folder / "chosen.json"
+    truth = work / "chosen.json"
     truth.write_text(json.dumps(chosen))
     config = small_recipe(folder, truth, options)
-    config.work_dir = str(folder / "run")
+    config.work_dir = str(work / "run")
     runner = build_runner(config)
     start, cpu_start = time.perf_counter(), time.process_time()
     runner.train()
@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
-        result = learn(Path(folder) / options.photos, options)
+        result = learn(Path(folder) / options.photos, Path(folder), options)
     print(json.dumps(result, indent=2))
     if options.json:
         settings = {name: getattr(options, name) for name in ("size", "batch", "rois", "lr")}
