@@ -79,16 +79,14 @@ def downstream_config(
     """
     options = {
         **data,
-        "train_dataloader.batch_size": batch,
         "randomness.seed": seed,
         "model.backbone.depth": depth,
         "model.backbone.init_cfg.checkpoint": str(backbone),
     }
-    config = load_config(str(recipe))
+    config = load_config(str(recipe), options)
     loader = config.train_dataloader
     workers = loader.num_workers * batch // loader.batch_size  # one process does the work of all
-    options["train_dataloader.num_workers"] = min(workers, os.cpu_count() or 1)
-    config = load_config(str(recipe), options)
+    loader.batch_size, loader.num_workers = batch, min(workers, os.cpu_count() or 1)
     kind = next(kind for part, kind in _KINDS.items() if part in config.model)
     _merge(config, _widths(config, 1 if depth < 50 else 4)[kind])
     if small:

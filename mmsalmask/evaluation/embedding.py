@@ -67,14 +67,14 @@ def embed(
     Returns:
         ``points`` (N lists of two), ``labels`` (N) and ``classes``, the names that labels index.
     """
-    DefaultScope.get_instance("embedding", scope_name=config.get("default_scope") or "mmpretrain")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = ImageFolder(folder, [CentreCrops(size)], with_label=True, test_mode=True)
     labels = np.array([dataset.get_data_info(i)["gt_label"] for i in range(len(dataset))])
     chosen = most_frequent(labels, classes, images)
     loader = DataLoader(dataset.get_subset(chosen.tolist()), batch_size=50)
-    backbone = load_backbone(config, checkpoint, seed).to(device)
-    features, found = extract_features(backbone, loader, device, EncoderView(config))
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmpretrain"):
+        backbone = load_backbone(config, checkpoint, seed).to(device)
+        features, found = extract_features(backbone, loader, device, EncoderView(config))
     points = tsne(features, seed)
     return {
         "points": [[round(float(value), 3) for value in point] for point in points],
