@@ -13,6 +13,7 @@ from mmpretrain.models import ResNet, ResNetV1c
 from running import Outcome, run_tool
 
 from mmsalmask.checkpoint import load_checkpoint, save_backbone
+from mmsalmask.config import check_config, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VOC = "detection/faster-rcnn_r50-c4_8xb2-24k_voc0712.py"
@@ -140,6 +141,21 @@ def test_a_recipe_trains_all_of_a_backbone(tmp_path, roots, starts, recipe, star
     assert (tested.status, tested.errors) == (0, []), "training's data and start are not needed"
     figures = [re.findall(r"coco_style/AP: (\S+)", each) for each in (told, log(tmp_path / "test"))]
     assert figures[0] == figures[1] != []
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("segmentation/*.py")), ids=lambda r: r.stem)
+def test_segmentors_see_filtered_images_in_all_pipelines_or_in_none(recipe):
+    config = load_config(str(recipe))
+    check_config(config)
+    filtered = ["mmsalmask.HighPassFilter"] if "-highpass_" in recipe.stem else []
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        kinds = [transform.type for transform in config[loader].dataset.pipeline]
+        # Behind all that expects colours, before the padding, whose border would be an edge.
+        changes = ["PhotoMetricDistortion"] if loader == "train_dataloader" else ["LoadAnnotations"]
+        padding = ["Pad"] if loader == "train_dataloader" and "voc12aug" in recipe.stem else []
+        end = [*changes, *filtered, *padding, "PackSegInputs"]
+        assert kinds[-len(end) :] == end
+        assert kinds.count("mmsalmask.HighPassFilter") == len(filtered)
 
 
 OTHER = r"\S+\.pth is a checkpoint of another architecture than this ResNet"
