@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -14,6 +15,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 from photos import find_photos  # noqa: E402
 
 torch.set_num_threads(1)  # pytest-xdist runs a process per core
+
+
+@pytest.fixture(autouse=True)
+def _own_scope(monkeypatch):
+    """A runner sets the default scope for the whole process: no test may lean on another's."""
+    monkeypatch.setattr(DefaultScope, "_instance_dict", DefaultScope._instance_dict.copy())
 
 
 @pytest.fixture(scope="session")

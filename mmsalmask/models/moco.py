@@ -31,7 +31,8 @@ class MaskedMoCo(BaseSelfSupervisor):
         queue_len: K negatives; need not be a multiple of the batch.
         feat_dim: D.
         momentum: share of the momentum encoder that stays at each step.
-        data_preprocessor: config, usually of a ``mmsalmask.MaskingDataPreprocessor``.
+        data_preprocessor: config; a ``mmsalmask.MaskingDataPreprocessor`` without a masker where
+            there is none.
         init_cfg: as in mmengine.
 
     Raises:
@@ -55,7 +56,7 @@ class MaskedMoCo(BaseSelfSupervisor):
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=data_preprocessor,
+            data_preprocessor=data_preprocessor or dict(type="mmsalmask.MaskingDataPreprocessor"),
             init_cfg=init_cfg,
         )
         if queue_len < 1:

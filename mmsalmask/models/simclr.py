@@ -29,7 +29,8 @@ class MaskedSimCLR(BaseSelfSupervisor):
     Args:
         backbone, neck: configs of the encoder.
         head: config of a head with ``loss(first, second, hard_negatives, negatives)``.
-        data_preprocessor: config, usually of a ``mmsalmask.MaskingDataPreprocessor``.
+        data_preprocessor: config; a ``mmsalmask.MaskingDataPreprocessor`` without a masker where
+            there is none.
         init_cfg: as in mmengine.
     """
 
@@ -47,7 +48,7 @@ class MaskedSimCLR(BaseSelfSupervisor):
             backbone=backbone,
             neck=neck,
             head=head,
-            data_preprocessor=data_preprocessor,
+            data_preprocessor=data_preprocessor or dict(type="mmsalmask.MaskingDataPreprocessor"),
             init_cfg=init_cfg,
         )
 

@@ -5,10 +5,11 @@ import references
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmsalmask.errors import InputError
-from mmsalmask.models import MaskedMoCo
+from mmsalmask.models import MaskedMoCo, MaskingDataPreprocessor
 
 BACKBONE = dict(type="mmpretrain.ResNet", depth=18, base_channels=8, stem_channels=8)
 NECK = dict(
@@ -187,6 +188,12 @@ def test_a_step_lowers_the_loss_of_the_same_batch():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         moco(**options)
+
+
+def test_a_model_is_built_under_any_default_scope():
+    DefaultScope.get_instance("another", scope_name="mmengine")
+    model = MaskedMoCo(dict(BACKBONE), dict(NECK), dict(HEAD), queue_len=12, feat_dim=8)
+    assert isinstance(model.data_preprocessor, MaskingDataPreprocessor)
 
 
 def test_a_temperature_of_zero_is_refused_by_the_head():
