@@ -61,6 +61,9 @@ _TOP_KEYS = (
     "compile",
     "runner_type",
     "strategy",
+    # Read by mmsalmask.engine.launch.
+    "fast_step",
+    "compile_encoders",
 )
 # Read by the libraries' test tools; `test_pipeline`, a usual helper variable, resembles one.
 _TOOL_KEYS = ("tta_model", "tta_pipeline")

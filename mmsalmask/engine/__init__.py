@@ -3,6 +3,7 @@
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
 from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.classes import ClassCheckHook
+from mmsalmask.engine.deferred_log import DeferredRuntimeInfoHook
 from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.knn import KNNHook
@@ -14,6 +15,7 @@ __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "ClassCheckHook",
+    "DeferredRuntimeInfoHook",
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",

@@ -24,6 +24,7 @@ from mmsalmask.config import check_config
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.errors import InputError
 
+_FUSED = ("SGD", "Adam", "AdamW")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -74,6 +75,38 @@ def set_resume(config: Config, resume: str) -> None:
     config.resume, config.load_from = True, str(resume)
 
 
+class _Runner(Runner):
+    """mmengine's runner, which prepares a model for fast steps before DDP looks at its memory."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self.cfg.get("fast_step"):
+            model.to(memory_format=torch.channels_last)
+        if self.cfg.get("compile_encoders"):
+            # In place: the names of parameters stay what they are.
+            model.backbone.compile()
+            if hasattr(model, "momentum_encoder"):
+                model.momentum_encoder[0].compile()
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        if not self.cfg.get("fast_step"):
+            return super()._init_model_weights()
+        # Random numbers fill a tensor in the order of its memory: a seed shall give the same
+        # weights either way.
+        self.model.to(memory_format=torch.contiguous_format)
+        super()._init_model_weights()
+        self.model.to(memory_format=torch.channels_last)
+
+
+def _fuse_optimizers(config: Config) -> None:
+    """Update all parameters in one kernel where torch's optimizer can and the config is silent."""
+    wrapper = config.get("optim_wrapper") or {}
+    own = (wrapper.get("paramwise_cfg") or {}).get("mask_net") or {}
+    for optimizer in (wrapper.get("optimizer"), own.get("optimizer")):
+        if optimizer and optimizer.get("type") in _FUSED:
+            optimizer.setdefault("fused", True)
+
+
 def build_runner(config: Config, testing: bool = False) -> Runner:
     """Check everything that can be checked before time is spent, then build the runner.
 
@@ -110,7 +143,9 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
         )
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config)
-    runner = Runner.from_cfg(config)
+    if config.get("fast_step"):
+        _fuse_optimizers(config)
+    runner = _Runner.from_cfg(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
     for file, modules in _starting_files(model).items():
