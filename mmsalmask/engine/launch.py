@@ -98,7 +98,7 @@ class _Runner(Runner):
         self.model.to(memory_format=torch.channels_last)
 
 
-def _fuse_optimizers(config: Config) -> None:
+def fuse_optimizers(config: Config) -> None:
     """Update all parameters in one kernel where torch's optimizer can and the config is silent."""
     wrapper = config.get("optim_wrapper") or {}
     own = (wrapper.get("paramwise_cfg") or {}).get("mask_net") or {}
@@ -144,7 +144,7 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config)
     if config.get("fast_step"):
-        _fuse_optimizers(config)
+        fuse_optimizers(config)
     runner = _Runner.from_cfg(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}

@@ -1,0 +1,320 @@
+"""The price list: what a pretraining step of each method costs beside one of plain MoCo v2.
+
+All methods live in one process and take turns, one step each per round, on the same batches of
+random pixels; a method's ratio is the median over rounds of its time over plain MoCo v2's in the
+same round, which holds on noisy machines. A step is all that training does from two uint8 views to
+updated parameters: normalising, masking, encoding, optimizer, momentum encoder and queue.
+
+    python benchmarks/pretrain_cost.py --json benchmarks/results/pretrain_cost_cpu.json
+    python benchmarks/pretrain_cost.py --device cuda --depth 50 --size 224 --batch 128 \\
+        --queue 65536 --amp bfloat16 --json benchmarks/results/pretrain_cost_gpu.json
+
+The localizers: "online" is a frozen ResNet of the encoder's depth that looks at both views
+(the paper's, but for its weights), "weight-free" is BoundaryPriorSaliency, "cached" cuts maps out
+of a saliency cache.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from rich.console import Console
+from rich.table import Table
+
+from mmsalmask.config import load_config
+from mmsalmask.engine.launch import fuse_optimizers, use_amp
+from mmsalmask.provenance import provenance, write_result
+from mmsalmask.saliency import BackboneSaliency, CachedSaliency, Frozen
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
+# Minutes per epoch over plain MoCo v2's: Chin et al., supplementary material.
+PAPER = {"plain": 1.0, "MSCN": 1.27, "mean": 1.36, "high-pass": 1.64, "ADIOS": 1.82, "blur": 1.91}
+STRATEGIES = {"mean": "mean", "high-pass": "highpass", "blur": "blur"}
+# Of a ResNet on whole images of 448 px, as tools/cache_saliency.py makes them.
+CACHE_CELLS = (14, 14)
+PARTS = ("data", "localizer", "fill", "encoder")
+WITH, WITHOUT = "hard negative", "no hard negative"
+
+
+def methods() -> dict[str, tuple[str, str, int]]:
+    """Name → recipe, localizer, hard negatives."""
+    found = {
+        "plain": ("mocov2", "none", 0),
+        "MSCN": ("mocov2-mscn", "none", 0),
+        "ADIOS": ("adios-mocov2", "none", 0),
+    }
+    for strategy, recipe in STRATEGIES.items():
+        for localizer in ("online", "weight-free", "cached"):
+            for hard, words in ((1, WITH), (0, WITHOUT)):
+                name = f"{strategy}, {localizer}, {words}"
+                found[name] = (f"mocov2-salmask-{recipe}", localizer, hard)
+    return found
+
+
+class Method:
+    """A model with its optimizer, and a clock for each part of its step."""
+
+    def __init__(self, options: argparse.Namespace, recipe: str, localizer: str, hard: int) -> None:
+        config = self._config(options, recipe, hard)
+        self.device = torch.device(options.device)
+        with DefaultScope.overwrite_default_scope("mmpretrain"):
+            model = MODELS.build(config.model)
+        model.init_weights()
+        self.model = model.to(self.device).train()
+        if not options.plain_step:
+            self.model.to(memory_format=torch.channels_last)
+        self.optimizer = build_optim_wrapper(self.model, config.optim_wrapper)
+        self.masker = getattr(self.model.data_preprocessor, "masker", None)
+        if localizer == "online":
+            net = MMPRETRAIN_MODELS.build(
+                dict(type="ResNet", depth=options.depth, _scope_="mmpretrain")
+            )
+            self.masker.localizer = Frozen(BackboneSaliency(net))
+        if localizer == "cached":
+            maps = torch.randn(options.batch, *CACHE_CELLS).half()
+            self.masker.localizer = CachedSaliency(maps, {})
+        self.cached = localizer == "cached"
+        self.seconds: dict[str, float] = {}
+
+    @staticmethod
+    def _config(options: argparse.Namespace, recipe: str, hard: int) -> Config:
+        channels = 2048 if options.depth > 34 else 512
+        overrides = {
+            "model.backbone.depth": options.depth,
+            "model.neck.in_channels": channels,
+            "model.neck.hid_channels": channels,
+            "model.queue_len": options.queue,
+        }
+        if recipe.startswith("adios"):
+            overrides |= {"model.mask_net.size": options.size, "model.mask_net.slots": 6}
+        if "salmask" in recipe:
+            overrides["model.data_preprocessor.masker.hard_negatives"] = hard
+        config = load_config(str(CONFIGS / f"{recipe}_resnet18_demo.py"), overrides)
+        if options.amp:
+            use_amp(config, options.amp)
+        if not options.plain_step:
+            fuse_optimizers(config)
+        return config
+
+    def step(self, views: list[torch.Tensor]) -> float:
+        """Seconds of one step."""
+        number = len(views[0])
+        data = {"inputs": list(views), "data_samples": [None] * number}
+        if self.cached:
+            data["crops"] = self._crops(number)
+        with self._timed("step"):
+            self.model.train_step(data, self.optimizer)
+        return self.seconds["step"]
+
+    def _crops(self, number: int) -> dict[str, torch.Tensor]:
+        """As a loader hands them on: each view another quarter of its image, or more."""
+        corner = torch.rand(number, 2, 2) / 2
+        return {
+            "image": torch.arange(number),
+            "box": torch.cat([corner, corner + 0.5], dim=2),
+            "flip": torch.rand(number, 2) < 0.5,
+        }
+
+    def parts(self, views: list[torch.Tensor]) -> dict[str, float]:
+        """Seconds of each part of one step; the clocks make the device wait between them."""
+        self.seconds = dict.fromkeys(("preprocessor", "masker", "localizer"), 0.0)
+        preprocessor, restore = self.model.data_preprocessor, []
+
+        def clock(holder: object, attribute: str, part: str) -> None:
+            original = getattr(holder, attribute)
+            restore.append((holder, attribute, original))
+
+            def timed(*args, **kwargs):
+                with self._timed(part):
+                    return original(*args, **kwargs)
+
+            object.__setattr__(holder, attribute, timed)
+
+        clock(preprocessor, "forward", "preprocessor")
+        if self.masker is not None:
+            clock(self.masker, "forward", "masker")
+            clock(self.masker, "_locate", "localizer")
+        try:
+            whole = self.step(views)
+        finally:
+            for holder, attribute, _ in restore:
+                object.__delattr__(holder, attribute)
+        took = self.seconds
+        return {
+            "data": took["preprocessor"] - took["masker"],
+            "localizer": took["localizer"],
+            "fill": took["masker"] - took["localizer"],
+            "encoder": whole - took["preprocessor"],
+        }
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[part] = time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def batch(options: argparse.Namespace, seed: int) -> list[torch.Tensor]:
+    """Two uint8 views (N, 3, H, W) of noise with a bright object, on the device."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, options.batch, 3, options.size, options.size)
+    views = torch.randint(0, 120, shape, dtype=torch.uint8, generator=generator)
+    quarter = options.size // 4
+    views[..., quarter : 3 * quarter, quarter : 3 * quarter] += 100
+    return list(views.to(options.device))
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict]:
+    """Seconds, ratio, images/s and shares of the parts of each method's step."""
+    console = Console(stderr=True)
+    wanted = {k: v for k, v in methods().items() if options.only in (None, k) or k == "plain"}
+    built = {}
+    for name, (recipe, localizer, hard) in wanted.items():
+        torch.manual_seed(0)
+        built[name] = Method(options, recipe, localizer, hard)
+        built[name].step(batch(options, 0))  # memory, kernels
+    times, parts, peaks = defaultdict(list), defaultdict(list), {}
+    for round_ in range(options.rounds):
+        views = batch(options, round_)
+        for name, method in built.items():
+            times[name].append(method.step(views))
+        for name, method in built.items():
+            if name != "ADIOS":  # it masks inside its own step
+                parts[name].append(method.parts(views))
+        console.print(f"round {round_ + 1} of {options.rounds}", end="\r")
+    if options.device == "cuda":
+        peaks = {name: _peak_on_gpu(method, batch(options, 0)) for name, method in built.items()}
+    elif options.memory:
+        peaks = {name: _peak_alone(options, name) for name in built}
+    results = {}
+    for name in built:
+        ratios = [own / plain for own, plain in zip(times[name], times["plain"], strict=True)]
+        seconds = statistics.median(times[name])
+        results[name] = {
+            "seconds": seconds,
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+            "images_per_second": options.batch / seconds,
+            "peak_memory_mb": peaks.get(name),
+            "shares": _shares(parts[name]),
+        }
+    return results
+
+
+def _shares(parts: list[dict[str, float]]) -> dict[str, float] | None:
+    if not parts:
+        return None
+    medians = {part: statistics.median(each[part] for each in parts) for part in PARTS}
+    return {part: seconds / sum(medians.values()) for part, seconds in medians.items()}
+
+
+def _peak_on_gpu(method: Method, views: list[torch.Tensor]) -> float:
+    """MB that a step of this method takes, its weights and optimizer included, the others' not."""
+    own = sum(t.nbytes for t in method.model.state_dict().values())
+    for wrapper in getattr(method.optimizer, "optim_wrappers", {"": method.optimizer}).values():
+        for state in wrapper.optimizer.state.values():
+            own += sum(value.nbytes for value in state.values() if torch.is_tensor(value))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    method.step(views)
+    return (torch.cuda.max_memory_allocated() - before + own) / 2**20
+
+
+def _peak_alone(options: argparse.Namespace, name: str) -> float:
+    """MB at the peak of a process that takes two steps of this method and nothing else."""
+    own = [sys.executable, __file__, "--peak", name]
+    for key in ("depth", "size", "batch", "queue"):
+        own += [f"--{key}", str(getattr(options, key))]
+    return float(subprocess.run(own, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def _print_peak(options: argparse.Namespace) -> None:
+    method = Method(options, *methods()[options.peak])
+    for seed in range(2):
+        method.step(batch(options, seed))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+# ---------------------------------------------------------------------------------------- showing
+
+
+def show(results: dict[str, dict], options: argparse.Namespace) -> None:
+    what = f"ResNet-{options.depth}, {options.size} px, batch {options.batch}, {options.device}"
+    table = Table(title=f"a pretraining step: {what}")
+    for column in ("method", "s", "ratio", "paper", "images/s", "peak MB", *PARTS):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, row in results.items():
+        shares = row["shares"] or {}
+        peak = row["peak_memory_mb"]
+        paper = PAPER.get(name.split(",")[0]) if WITHOUT not in name else None
+        table.add_row(
+            name,
+            f"{row['seconds']:.3f}",
+            f"{row['ratio']:.2f}",
+            "" if paper is None else f"{paper:.2f}",
+            f"{row['images_per_second']:.0f}",
+            "" if peak is None else f"{peak:.0f}",
+            *(f"{shares[part]:.1%}" if part in shares else "" for part in PARTS),
+        )
+    Console().print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--depth", type=int, default=18, help="of the ResNet (%(default)s)")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a view (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="images (%(default)s)")
+    parser.add_argument("--queue", type=int, default=512, help="length (%(default)s)")
+    parser.add_argument("--amp", choices=["float16", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--plain-step", action="store_true", help="as with fast_step=False")
+    parser.add_argument("--memory", action="store_true", help="peak memory on a CPU, too")
+    parser.add_argument("--only", metavar="METHOD", help="beside plain MoCo v2, this one alone")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--json", help="write the figures here")
+    options = parser.parse_args()
+    for name in (options.only, options.peak):
+        if name is not None and name not in methods():
+            parser.error(f"there is no method {name!r}, only: {'; '.join(methods())}")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    MMLogger.get_instance("pretrain_cost", log_level="WARNING")
+    if options.peak:
+        _print_peak(options)
+        return
+    results = measure(options)
+    show(results, options)
+    if options.json:
+        settings = ("device", "depth", "size", "batch", "queue", "amp", "rounds", "plain_step")
+        told = {key: getattr(options, key) for key in settings}
+        write_result(options.json, {**provenance(seed=0), "settings": told, "results": results})
+
+
+if __name__ == "__main__":
+    main()
