@@ -175,18 +175,21 @@ def write_cache(
         InputError: the parts are not float16 maps of so many cells, one for each image.
         OSError: the file cannot be written.
     """
-    images = manifest["dataset"]["images"]
+    images, written = manifest["dataset"]["images"], 0
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(_header((images, *cells), {**manifest, "format": FORMAT}))
             for maps in parts:
-                if maps.dtype != torch.float16 or tuple(maps.shape[1:]) != tuple(cells):
-                    raise InputError(f"{path}: a part of it is not float16 (n, {cells}): {maps}")
+                if maps.dtype != torch.float16 or maps.shape[1:] != torch.Size(cells):
+                    raise InputError(
+                        f"{path} holds float16 maps of {cells[0]}x{cells[1]} cells, "
+                        f"not {maps.dtype} of {tuple(maps.shape[1:])}"
+                    )
                 file.write(maps.contiguous().numpy())
-                images -= len(maps)
-            if images:
-                raise InputError(f"{path}: {images} maps are missing")
+                written += len(maps)
+            if written != images:
+                raise InputError(f"{path}: {written} maps of {images} images")
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
