@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import references
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import MODELS as MMPRETRAIN
 from PIL import Image
 from running import run_tool
@@ -333,10 +333,10 @@ def test_a_cache_of_another_localizer_is_refused_before_training(place, tmp_path
         preprocessor(place, **{checkpoint: str(moved)})
     with pytest.raises(InputError, match="another localizer \\(size: None, here 32\\)"):
         preprocessor(place, **{f"{MASKER}.localizer.size": 32})
+    other = config(place).model.data_preprocessor
+    other.masker.localizer = ConfigDict(type="mmsalmask.BoundaryPriorSaliency")
     with pytest.raises(InputError, match="another localizer \\(type"):
-        preprocessor(
-            (place, **{f"{MASKER}.localizer": dict(type="mmsalmask.BoundaryPriorSaliency")})
-        )
+        MODELS.build(other)
 
 
 def test_a_grid_finer_than_the_cache_is_refused_before_training(place):
