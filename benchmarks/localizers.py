@@ -31,6 +31,7 @@ from mmsalmask.cli import report_errors
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (
+    BackboneSaliency,
     BoundaryPriorSaliency,
     Frozen,
     SpectralResidualSaliency,
@@ -118,15 +119,18 @@ def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Locali
         "BoundaryPriorSaliency": Frozen(boundary),
     }
     if backbone:
-        depth = re.fullmatch(r"resnet(\d+)", backbone)
-        if depth is None:
-            raise InputError(f"--backbone must look like resnet50, got {backbone!r}")
-        from mmsalmask.models.localizers import backbone_saliency
-
-        config = {"type": "ResNet", "depth": int(depth[1])}
-        module = backbone_saliency(backbone=config, checkpoint=checkpoint)
-        found[f"{backbone}, {checkpoint}"] = Frozen(module)
+        found[f"{backbone}, {checkpoint}"] = Frozen(resnet(backbone, checkpoint))
     return found
+
+
+def resnet(name: str, checkpoint: str) -> BackboneSaliency:
+    """The localizer that a ResNet such as ``resnet50`` with these weights is."""
+    depth = re.fullmatch(r"resnet(\d+)", name)
+    if depth is None:
+        raise InputError(f"--backbone must look like resnet50, got {name!r}")
+    from mmsalmask.models.localizers import backbone_saliency
+
+    return backbone_saliency({"type": "ResNet", "depth": int(depth[1])}, checkpoint)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -45,3 +46,19 @@ def photos(tmp_path_factory):
         return unpacked[name]
 
     return get
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own with two megabytes of room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount here")
+    if done.returncode:
+        pytest.skip("no right to mount a small disk here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -165,3 +165,24 @@ def loop_roi_align(features, rois, size, scale, sampling_ratio, aligned):
                 ]
                 output[r, :, i, j] = torch.stack(samples).mean(dim=0)
     return output
+
+
+def cut_map(saliency: np.ndarray, box, flip: bool, grid: tuple[int, int]) -> np.ndarray:
+    """(R, C) → (gh, gw): the mean over each cell of a grid on a box, one overlap at a time."""
+    rows, columns = saliency.shape
+    x0, y0, x1, y1 = box
+    result = np.zeros(grid)
+    for i in range(grid[0]):
+        top, bottom = (y0 + (y1 - y0) * edge / grid[0] for edge in (i, i + 1))
+        for j in range(grid[1]):
+            left, right = (x0 + (x1 - x0) * edge / grid[1] for edge in (j, j + 1))
+            total = area = 0.0
+            for row in range(rows):
+                height = min(bottom, (row + 1) / rows) - max(top, row / rows)
+                for column in range(columns):
+                    width = min(right, (column + 1) / columns) - max(left, column / columns)
+                    if height > 0 and width > 0:
+                        total += height * width * saliency[row, column]
+                        area += height * width
+            result[i, j] = total / area
+    return result[:, ::-1] if flip else result

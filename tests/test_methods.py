@@ -99,7 +99,7 @@ def shrink(config: Config, folder: Path, batch: int) -> Config:
             part.checkpoint = str(folder / "localizer.pth")
     loader = config.train_dataloader
     for part in dicts(loader.dataset.pipeline):
-        if part.get("type") == "RandomResizedCrop":
+        if str(part.get("type")).endswith("RandomResizedCrop"):
             part.scale = SIZE
     loader.dataset = ConfigDict(
         type="mmsalmask.ImageFolder",

@@ -29,13 +29,14 @@ from torch import Tensor
 
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
-from mmsalmask.datasets import ImageFolder
+from mmsalmask.datasets import ImageFolder, fingerprint
 from mmsalmask.datasets.loading import BrokenImage
 from mmsalmask.engine import draw_gallery
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
 from mmsalmask.models import MaskingDataPreprocessor
 from mmsalmask.registry import DATASETS, MODELS
+from mmsalmask.saliency import CachedSaliency
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -173,6 +174,20 @@ def build_preprocessor(config: Config, given: str) -> MaskingDataPreprocessor:
     return MODELS.build(settings)
 
 
+def check_cache(cache: CachedSaliency, dataset: Config, options: argparse.Namespace) -> None:
+    """Refuse what a cache cannot show: images that are not its own, and maps beside the crops."""
+    if options.images:
+        raise InputError(
+            f"{cache.name} knows the images of the training data alone: give no IMAGES, or set "
+            "model.data_preprocessor.saliency_cache=None to run the localizer on these"
+        )
+    if options.localizer_map:
+        raise InputError(
+            "--localizer-map: a saliency cache is cut to the patch grid and has no map of a view"
+        )
+    cache.check_dataset(fingerprint(DATASETS.build({**dataset, "pipeline": []})))
+
+
 def browse(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.cfg_options)
     check_config(config)
@@ -189,6 +204,8 @@ def browse(options: argparse.Namespace) -> None:
     dataset = loader.get("dataset") or {}
     if not dataset.get("pipeline"):
         raise InputError(f"{options.config} has no train_dataloader.dataset.pipeline for the views")
+    if isinstance(masker.localizer, CachedSaliency):
+        check_cache(masker.localizer, dataset, options)
     images = find_images(options.images, dataset, options.seed)
     broken, ratios, seen = {}, Ratios(), []
     masker.register_forward_hook(lambda _, plain, masked: seen.append((plain, masked)))

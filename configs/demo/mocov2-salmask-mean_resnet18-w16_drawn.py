@@ -12,7 +12,7 @@ model = dict(
 data_root = 'data/demo'
 view_pipeline = [
     dict(
-        type='RandomResizedCrop',
+        type='mmsalmask.RandomResizedCrop',
         scale=48,
         crop_ratio_range=(0.3, 1.),
         backend='pillow'),
@@ -36,8 +36,11 @@ view_pipeline = [
 ]
 train_pipeline = [
     dict(type='mmsalmask.LoadImage'),
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
-    dict(type='PackInputs'),
+    dict(
+        type='mmsalmask.MultiView',
+        num_views=2,
+        transforms=[view_pipeline]),
+    dict(type='mmsalmask.PackInputs'),
 ]
 train_dataloader = dict(
     dataset=dict(data_root=data_root + '/train', pipeline=train_pipeline))

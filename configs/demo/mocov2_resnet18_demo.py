@@ -17,12 +17,18 @@ model = dict(
 size = 64
 data_root = 'data/demo/train'
 view_pipeline = [
-    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.2, 1.)),
+    dict(
+        type='mmsalmask.RandomResizedCrop',
+        scale=size,
+        crop_ratio_range=(0.2, 1.)),
     *_base_.view_pipeline[1:],
 ]
 train_pipeline = [
     _base_.train_pipeline[0],
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
+    dict(
+        type='mmsalmask.MultiView',
+        num_views=2,
+        transforms=[view_pipeline]),
     _base_.train_pipeline[2],
 ]
 train_dataloader = dict(

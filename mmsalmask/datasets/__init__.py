@@ -1,6 +1,7 @@
 """Data: image folders that may hold broken files, and transforms for the family's pipelines."""
 
 from mmsalmask.datasets.filters import HighPassFilter, StrongGaussianBlur
+from mmsalmask.datasets.fingerprint import fingerprint
 from mmsalmask.datasets.frames import (
     FlipFrames,
     JitterFrames,
@@ -14,6 +15,7 @@ from mmsalmask.datasets.imagenet100 import ImageNet100
 from mmsalmask.datasets.kitti import KITTIRawDepth
 from mmsalmask.datasets.loading import BrokenImage, LoadImage, read_image
 from mmsalmask.datasets.per_class import PerClassSplit, split_per_class
+from mmsalmask.datasets.views import MultiView, PackInputs, RandomResizedCrop
 
 __all__ = [
     "BrokenImage",
@@ -26,10 +28,14 @@ __all__ = [
     "LoadFrames",
     "LoadImage",
     "LoadTrueDepth",
+    "MultiView",
     "PackFrames",
+    "PackInputs",
     "PerClassSplit",
+    "RandomResizedCrop",
     "ResizeFrames",
     "StrongGaussianBlur",
+    "fingerprint",
     "read_image",
     "split_per_class",
 ]

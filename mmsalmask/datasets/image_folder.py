@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from mmpretrain.datasets import BaseDataset
 
+from mmsalmask.datasets.fingerprint import fingerprint_of
 from mmsalmask.datasets.loading import EXTENSIONS, BrokenImage
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS
@@ -30,6 +31,9 @@ class ImageFolder(BaseDataset):
 
     The marks lie in shared memory, one byte per image: what a worker finds, the main process and
     the other workers see, whether they were forked or spawned. A marked image is not tried again.
+
+    ``sample_idx`` of an image is its position among all of the folder, whatever ``indices`` or
+    :meth:`get_subset` keep, and in place of a broken image its replacement's.
 
     Args:
         data_root: the folder.
@@ -133,6 +137,18 @@ class ImageFolder(BaseDataset):
             return
         super().full_init()
         self._clear_marks()
+
+    def filter_data(self) -> list[dict]:
+        """Number the images, of which ``indices`` may keep a part; nothing is filtered."""
+        self.fingerprint = fingerprint_of([i["img_path"] for i in self.data_list], self.data_root)
+        return [{**info, "position": i} for i, info in enumerate(self.data_list)]
+
+    def get_data_info(self, idx: int) -> dict:
+        """What is known of an image before its pipeline sees it."""
+        info = super().get_data_info(idx)
+        # The base class counts among the images that are left.
+        info["sample_idx"] = info.pop("position")
+        return info
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keep these images only; none of them is marked."""

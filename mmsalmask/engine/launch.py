@@ -21,8 +21,10 @@ from mmsalmask.checkpoint import (
     warn_if_filter_differs,
 )
 from mmsalmask.config import check_config
+from mmsalmask.datasets import fingerprint
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.errors import InputError
+from mmsalmask.saliency import CachedSaliency
 
 _FUSED = ("SGD", "Adam", "AdamW")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -123,8 +125,9 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
         InputError: for whatever :func:`mmsalmask.config.check_config` and
             :func:`mmsalmask.engine.paths.check_data_paths` refuse, for persistent
             workers without workers, for loss scaling without a GPU, for a missing, damaged or
-            unsafe file that the model starts from, or one of another architecture, and for a
-            ``load_from`` whose tensors are not those of the model.
+            unsafe file that the model starts from, or one of another architecture, for a
+            ``load_from`` whose tensors are not those of the model, and for a saliency cache of
+            other images than those of the training data.
     """
     check_config(config)
     check_data_paths(config, _LOADERS[2:] if testing else _LOADERS[:2])
@@ -159,7 +162,18 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
         state = load_checkpoint(config.load_from)
         warn_if_filter_differs(state, config.load_from, filtered)
         check_matches(model, state.get("state_dict", state), config.load_from)
+    cache = cache_of(model)
+    if cache is not None and not testing:
+        # The loop, and with it the dataset, is built here instead of when training starts.
+        cache.check_dataset(fingerprint(runner.train_loop.dataloader.dataset))
     return runner
+
+
+def cache_of(model: nn.Module) -> CachedSaliency | None:
+    """The saliency cache that a model's masker looks into, if it does."""
+    masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)
+    localizer = getattr(masker, "localizer", None)
+    return localizer if isinstance(localizer, CachedSaliency) else None
 
 
 def train(runner: Runner) -> None:

@@ -16,7 +16,7 @@ from mmsalmask.masking.patches import (
     to_pixels,
 )
 from mmsalmask.masking.strategies import Role, Strategy
-from mmsalmask.saliency import Frozen, foreground, pool_to_grid
+from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_to_grid
 
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
@@ -59,7 +59,9 @@ class SaliencyMasker(nn.Module):
 
     Args:
         strategy: what the encoder sees and what fills a mask.
-        localizer: module (N, 3, H, W) → saliency (N, h, w), or ``None`` for random masking (MSCN).
+        localizer: module (N, 3, H, W) → saliency (N, h, w); or a
+            :class:`~mmsalmask.saliency.CachedSaliency`, which has the maps already; or ``None`` for
+            random masking (MSCN).
         grid: patches per side, or (rows, columns).
         offset: foreground threshold, mean − offset·std of the map.
         query_ratio: range of the share r of patches that the query loses, uniform per image.
@@ -70,14 +72,14 @@ class SaliencyMasker(nn.Module):
             ``foreground`` and ``background`` draw the share r of that side only.
 
     Raises:
-        InputError: for ratios outside [0, 1] or reversed, an unknown choice, or a choice that needs
-            a localizer where there is none.
+        InputError: for ratios outside [0, 1] or reversed, an unknown choice, a choice that needs
+            a localizer where there is none, or a cache that is coarser than the grid.
     """
 
     def __init__(
         self,
         strategy: Strategy,
-        localizer: nn.Module | None = None,
+        localizer: nn.Module | CachedSaliency | None = None,
         grid: int | tuple[int, int] = 7,
         offset: float = 0.6,
         query_ratio: tuple[float, float] = (0.05, 0.25),
@@ -88,8 +90,12 @@ class SaliencyMasker(nn.Module):
     ) -> None:
         super().__init__()
         self.strategy = strategy
-        self.localizer = None if localizer is None else Frozen(localizer)
         self.grid = _check_grid(grid)
+        if isinstance(localizer, CachedSaliency):
+            localizer.check_grid(self.grid)
+            self.localizer = localizer
+        else:
+            self.localizer = None if localizer is None else Frozen(localizer)
         self.offset = offset
         self.query_ratio = _check_range("query_ratio", query_ratio)
         self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
@@ -124,18 +130,24 @@ class SaliencyMasker(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, query: Tensor, key: Tensor, generator: Generator | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        generator: Generator | None = None,
+        crops: tuple[Crops, Crops] | None = None,
     ) -> MaskedViews:
         """Mask a batch of normalised view pairs.
 
         Args:
             query, key: (N, 3, H, W), normalised.
             generator: on the views' device; the global one where absent.
+            crops: which parts of which images the query and the key are; only a cache asks.
 
         Raises:
-            InputError: for views smaller than the grid, or a saliency map coarser than it.
+            InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
+                without crops.
         """
-        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key)
+        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key, crops)
         seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
         masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
         if self.masked_views != "key":
@@ -181,11 +193,22 @@ class SaliencyMasker(nn.Module):
             seen, where, foreground_patches, self.hard_negative_ratio, "hard_negative", generator
         )
 
-    def _locate(self, query: Tensor, key: Tensor) -> tuple[Tensor | None, ...]:
+    def _locate(
+        self, query: Tensor, key: Tensor, crops: tuple[Crops, Crops] | None
+    ) -> tuple[Tensor | None, ...]:
         """Saliency and foreground of both views, from one pass of the localizer."""
         if self.localizer is None:
             return None, None, None, None
-        saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
+        if not isinstance(self.localizer, CachedSaliency):
+            saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
+        elif crops is None:
+            raise InputError(
+                "a saliency cache needs to know where each view was cut from: use "
+                "mmsalmask.MultiView, mmsalmask.RandomResizedCrop and mmsalmask.PackInputs in the "
+                "pipeline, as configs/_base_/datasets/mocov2_views.py does"
+            )
+        else:
+            saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
         return *saliency.chunk(2), *foreground(saliency, self.offset).chunk(2)
 
     def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:

@@ -3,6 +3,8 @@
 Plain PyTorch. Nothing here knows about masks or losses.
 """
 
+from mmsalmask.saliency.cache import CachedSaliency, cut, open_cache, standardise, write_cache
+from mmsalmask.saliency.crops import Crops
 from mmsalmask.saliency.foreground import foreground, pool_to_grid
 from mmsalmask.saliency.frozen import Frozen
 from mmsalmask.saliency.localizers import (
@@ -15,9 +17,15 @@ from mmsalmask.saliency.localizers import (
 __all__ = [
     "BackboneSaliency",
     "BoundaryPriorSaliency",
+    "CachedSaliency",
+    "Crops",
     "Frozen",
     "SpectralResidualSaliency",
     "centre_prior",
+    "cut",
     "foreground",
+    "open_cache",
     "pool_to_grid",
+    "standardise",
+    "write_cache",
 ]

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -119,22 +118,6 @@ def epoch_of(path: Path) -> int:
 
 def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of its own with two megabytes of room."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount here")
-    if done.returncode:
-        pytest.skip("no right to mount a small disk here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 # ------------------------------------------------------------------------------------ one file

@@ -1,5 +1,7 @@
 """The localizers: shapes, invariances, degenerate images, and their score on real photos."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -284,6 +286,71 @@ def test_backbone_saliency_takes_half_images_and_sums_half_features_in_float32()
         actual = localizer(images)
     assert features.dtype == torch.bfloat16
     torch.testing.assert_close(actual, features.float().sum(1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    torch.manual_seed(0)
+    return nn.Sequential(*list(resnet18().children())[:-2]).eval()
+
+
+@torch.no_grad()
+def test_a_reduced_size_changes_what_the_backbone_sees_and_not_the_maps_cells(trunk):
+    localizer, seen = BackboneSaliency(copy.deepcopy(trunk), size=96), []
+    localizer.backbone.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
+    saliency = localizer(torch.randn(2, 3, 128, 192))
+    assert seen == [(2, 3, 64, 96)]
+    assert saliency.shape == (2, 4, 6)
+    small = torch.randn(2, 3, 64, 96)
+    assert torch.equal(localizer(small), BackboneSaliency(trunk)(small))  # nothing is enlarged
+
+
+@torch.no_grad()
+def test_a_reduced_size_sees_the_mean_of_the_pixels():
+    """Of stripes one pixel wide only their mean is left, not every second one."""
+    localizer = BackboneSaliency(nn.Identity(), size=8)
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::2] = 1
+    torch.testing.assert_close(localizer(stripes)[..., 8:-8], torch.full((1, 32, 16), 1.5))
+
+
+@torch.no_grad()
+def test_channels_last_is_the_same_map(trunk):
+    localizer = BackboneSaliency(copy.deepcopy(trunk), channels_last=True)
+    formats = []
+    localizer.backbone[0].register_forward_hook(
+        lambda _, images, out: formats.append((images[0], out))
+    )
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(
+        localizer(images), BackboneSaliency(trunk)(images), rtol=1e-4, atol=1e-4
+    )
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in formats[0])
+
+
+@torch.no_grad()
+def test_a_dtype_decides_over_autocast_and_without_one_training_does(trunk):
+    images = torch.randn(1, 3, 64, 64)
+    plain, dtypes = BackboneSaliency(trunk)(images), {}
+    for dtype in (None, "float32", "bfloat16"):
+        localizer = BackboneSaliency(copy.deepcopy(trunk), dtype=dtype)
+        localizer.backbone[0].register_forward_hook(
+            lambda _, __, out, dtype=dtype: dtypes.setdefault(dtype, []).append(out.dtype)
+        )
+        found = localizer(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            under = localizer(images)
+        assert found.dtype == under.dtype == torch.float32
+        torch.testing.assert_close(found, plain, rtol=0.05, atol=0.05 * plain.abs().max().item())
+    full, half = torch.float32, torch.bfloat16
+    assert dtypes == {None: [full, half], "float32": [full, full], "bfloat16": [half, half]}
+
+
+def test_options_that_mean_nothing_are_refused():
+    with pytest.raises(InputError, match="size is the longer side in pixels"):
+        BackboneSaliency(nn.Identity(), size=0)
+    with pytest.raises(InputError, match="dtype must be 'float32', 'float16' or 'bfloat16'"):
+        BackboneSaliency(nn.Identity(), dtype="half")
 
 
 @torch.no_grad()

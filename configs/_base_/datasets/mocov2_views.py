@@ -1,8 +1,9 @@
 # Two views of each image under MoCo v2's augmentation (Chen et al. 2020), at 224 px. Images stay
 # BGR and uint8 until the preprocessor, so each view is copied to the device once, as bytes.
+# mmsalmask's crop, views and packing are mmpretrain's, and record where each view was cut from.
 view_pipeline = [
     dict(
-        type='RandomResizedCrop',
+        type='mmsalmask.RandomResizedCrop',
         scale=224,
         crop_ratio_range=(0.2, 1.),
         backend='pillow'),
@@ -31,6 +32,9 @@ view_pipeline = [
 ]
 train_pipeline = [
     dict(type='mmsalmask.LoadImage'),
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
-    dict(type='PackInputs'),
+    dict(
+        type='mmsalmask.MultiView',
+        num_views=2,
+        transforms=[view_pipeline]),
+    dict(type='mmsalmask.PackInputs'),
 ]

@@ -1,9 +1,10 @@
 # Two views of each image under SimCLR's augmentation (Chen et al. 2020), at 224 px: crops from 8 %
 # of the image on, jitter of strength 1. Images stay BGR and uint8 until the preprocessor, so each
 # view is copied to the device once, as bytes.
+# mmsalmask's crop, views and packing are mmpretrain's, and record where each view was cut from.
 view_pipeline = [
     dict(
-        type='RandomResizedCrop',
+        type='mmsalmask.RandomResizedCrop',
         scale=224,
         crop_ratio_range=(0.08, 1.),
         backend='pillow'),
@@ -32,6 +33,9 @@ view_pipeline = [
 ]
 train_pipeline = [
     dict(type='mmsalmask.LoadImage'),
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
-    dict(type='PackInputs'),
+    dict(
+        type='mmsalmask.MultiView',
+        num_views=2,
+        transforms=[view_pipeline]),
+    dict(type='mmsalmask.PackInputs'),
 ]

@@ -1,0 +1,302 @@
+"""Run a config's localizer once over its training images, so that training need not run it at all.
+
+    python tools/cache_saliency.py CONFIG -o data/saliency.safetensors \\
+        --cfg-options data_root=/data/imagenet
+    torchrun --nproc-per-node 4 tools/cache_saliency.py CONFIG -o data/saliency.safetensors
+
+    python tools/train.py CONFIG --cfg-options \\
+        model.data_preprocessor.saliency_cache=data/saliency.safetensors
+
+Finished shards lie in <out>.parts until the last one is there; then they are joined into <out>.
+Whatever stops it, the same command, with as many processes as you like, goes on with what is
+missing. Several processes share the work through that folder alone, also by hand: RANK and
+WORLD_SIZE say which part is whose.
+"""
+
+import argparse
+import errno
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import mmsalmask
+from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.config import check_config, load_config
+from mmsalmask.datasets import BrokenImage, fingerprint, read_image
+from mmsalmask.engine.safe_checkpoint import write_atomically
+from mmsalmask.errors import InputError
+from mmsalmask.jobs import claim
+from mmsalmask.models import MaskingDataPreprocessor
+from mmsalmask.models.localizers import localizer_identity
+from mmsalmask.registry import DATASETS, MODELS
+from mmsalmask.saliency import Frozen, standardise, write_cache
+from mmsalmask.saliency.cache import read_manifest
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    config_arguments(parser)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the cache to write")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=320,
+        help="pixels of the square that images are resized to for the localizer (%(default)s, for "
+        "views of 224 px: there objects are as large as in MoCo's crops on average)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images (%(default)s)")
+    parser.add_argument("--shard-size", type=int, default=1024, help="images (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="processes that decode (%(default)s)"
+    )
+    parser.add_argument("--device", help="default: this process's GPU, or the CPU")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="slurm: take rank and world size from Slurm's variables, not from RANK and WORLD_SIZE",
+    )
+    options = parser.parse_args(arguments)
+    if min(options.size, options.batch_size, options.shard_size) < 1 or options.workers < 0:
+        parser.error("--size, --batch-size and --shard-size must be at least 1, --workers 0")
+    return options
+
+
+def place(launcher: str) -> tuple[int, int]:
+    """Rank of this process and number of all."""
+    if launcher == "slurm":
+        os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    names = ("SLURM_PROCID", "SLURM_NTASKS") if launcher == "slurm" else ("RANK", "WORLD_SIZE")
+    try:
+        rank, world = int(os.environ.get(names[0], 0)), int(os.environ.get(names[1], 1))
+    except ValueError:
+        rank, world = -1, 0
+    if not 0 <= rank < world:
+        raise InputError(f"{names[0]} and {names[1]} must be numbers with 0 <= rank < world size")
+    return rank, world
+
+
+def choose_device(given: str | None) -> torch.device:
+    if given is None and torch.cuda.is_available():
+        given = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+    return torch.device(given or "cpu")
+
+
+class WholeImages(Dataset):
+    """Images of a dataset, resized to a square, BGR uint8 (3, S, S), and whether they are whole."""
+
+    def __init__(self, dataset: Dataset, size: int) -> None:
+        self.dataset = dataset
+        self.size = size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
+        try:
+            image = read_image(self.dataset.get_data_info(index)["img_path"])
+        except BrokenImage:
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), False
+        image = mmcv.imresize(image, (self.size, self.size), backend="pillow")
+        return torch.from_numpy(image).permute(2, 0, 1), True
+
+
+class Shards:
+    """The parts of a cache, each a file of maps of consecutive images in ``<out>.parts``."""
+
+    def __init__(self, out: Path, images: int, size: int) -> None:
+        self.folder = out.with_name(f"{out.name}.parts")
+        self.images = images
+        self.size = size
+        self.count = math.ceil(images / size)
+
+    def file(self, shard: int) -> Path:
+        return self.folder / f"{shard:06d}.npy"
+
+    def positions(self, shard: int) -> range:
+        return range(shard * self.size, min((shard + 1) * self.size, self.images))
+
+    def missing(self) -> list[int]:
+        return [shard for shard in range(self.count) if not self.file(shard).exists()]
+
+    def save(self, shard: int, maps: Tensor) -> None:
+        content = io.BytesIO()
+        np.save(content, maps.numpy())
+        write_atomically(self.file(shard), content.getvalue())
+
+    def load(self) -> Iterator[Tensor]:
+        for shard in range(self.count):
+            yield torch.from_numpy(np.load(self.file(shard)))
+
+
+def settings_of(config: Config, given: str) -> dict:
+    """The data preprocessor's, which has a masker with a localizer."""
+    settings = config.get("model", {}).get("data_preprocessor") or config.get("data_preprocessor")
+    localizer = ((settings or {}).get("masker") or {}).get("localizer")
+    if localizer is None:
+        raise InputError(f"{given} has no localizer in a masker, so no saliency to cache")
+    if localizer.type == "mmsalmask.CachedSaliency":
+        raise InputError(f"the localizer of {given} is a cache: take a config with the network")
+    return settings
+
+
+def whole_dataset(config: Config, given: str) -> Dataset:
+    """All images of the training data, of which training may take a part by ``indices``."""
+    settings = (config.get("train_dataloader") or {}).get("dataset")
+    if settings is None:
+        raise InputError(f"{given} has no train_dataloader.dataset to localize")
+    settings = {key: value for key, value in settings.items() if key != "indices"}
+    return DATASETS.build({**settings, "pipeline": []})
+
+
+def compute(
+    shards: Shards,
+    mine: list[int],
+    images: WholeImages,
+    preprocessor: MaskingDataPreprocessor,
+    localizer: Frozen,
+    options: argparse.Namespace,
+    quiet: bool,
+) -> int:
+    """Make the missing shards of this process; return how many broken images it met."""
+    batches = [
+        (shard, positions)
+        for shard in mine
+        for positions in torch.tensor(shards.positions(shard)).split(options.batch_size)
+    ]
+    loader = DataLoader(
+        images,
+        batch_sampler=[positions.tolist() for _, positions in batches],
+        num_workers=min(options.workers, len(batches)),
+        pin_memory=preprocessor.device.type == "cuda",
+    )
+    broken, maps = 0, []
+    bar = Progress(
+        TextColumn("localizing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
+    with bar:
+        task = bar.add_task("", total=sum(len(positions) for _, positions in batches))
+        for (shard, positions), (batch, whole) in zip(batches, loader, strict=True):
+            views = preprocessor({"inputs": batch, "data_samples": None})["inputs"]
+            saliency = standardise(localizer(views))
+            # An image that training cannot read is never looked up; zero says nothing, anyway.
+            maps.append(saliency.cpu() * whole[:, None, None])
+            broken += int((~whole).sum())
+            if positions[-1] == shards.positions(shard)[-1]:
+                shards.save(shard, torch.cat(maps))
+                maps = []
+            bar.advance(task, len(positions))
+    return broken
+
+
+def join(out: Path, shards: Shards, manifest: dict) -> None:
+    """Make the cache of all its shards, and remove them."""
+    try:
+        cells = np.load(shards.file(0), mmap_mode="r").shape[1:]
+        write_cache(out, shards.load(), cells, manifest)
+    except FileNotFoundError:
+        # Two processes may have found the last shards there: the other one was faster.
+        if not out.exists():
+            raise
+    shutil.rmtree(shards.folder, ignore_errors=True)
+
+
+def cache(options: argparse.Namespace) -> None:
+    rank, world = place(options.launcher)
+    config = load_config(options.config, options.cfg_options)
+    check_config(config)
+    MMLogger.get_instance("cache_saliency", log_level="WARNING")
+    DefaultScope.get_instance(
+        "cache_saliency", scope_name=config.get("default_scope") or "mmpretrain"
+    )
+    settings = settings_of(config, options.config)
+    plain = {key: settings[key] for key in ("mean", "std", "to_rgb") if key in settings}
+    preprocessor = MaskingDataPreprocessor(**plain).to(choose_device(options.device))
+    localizer = MODELS.build(settings["masker"]["localizer"])
+    dataset = whole_dataset(config, options.config)
+    manifest = {
+        "dataset": fingerprint(dataset),
+        "localizer": localizer_identity(settings["masker"]["localizer"], localizer),
+        "size": options.size,
+        "normalisation": json.loads(json.dumps(plain)),
+    }
+    if options.out.exists():
+        refuse_another(options.out, manifest)
+        print(f"{options.out} is complete")
+        return
+    shards = Shards(options.out, manifest["dataset"]["images"], options.shard_size)
+    claim(shards.folder, {**manifest, "shard_size": options.shard_size})
+    mine = [shard for shard in shards.missing() if shard % world == rank]
+    broken = compute(
+        shards,
+        mine,
+        WholeImages(dataset, options.size),
+        preprocessor,
+        Frozen(localizer),
+        options,
+        quiet=rank > 0,
+    )
+    if broken:
+        print(f"{broken} images cannot be read; training replaces them by others")
+    if missing := shards.missing():
+        if rank == 0:
+            print(f"{len(missing)} of {shards.count} shards are other processes' and not yet done")
+        return
+    versions = {"mmsalmask": mmsalmask.__version__, "torch": torch.__version__}
+    join(options.out, shards, {**manifest, "versions": versions})
+    print(f"{options.out}: {shards.images} maps, {options.out.stat().st_size / 1e6:.1f} MB")
+
+
+def refuse_another(out: Path, manifest: dict) -> None:
+    """Refuse to take a file for finished, or to overwrite it, that is another cache or none."""
+    found = read_manifest(out)
+    for key, wanted in manifest.items():
+        if found.get(key) != wanted:
+            raise InputError(
+                f"{out} is a cache of another {key} ({found.get(key)}, here {wanted}): choose "
+                "another --out, or delete that file"
+            )
+
+
+@contextmanager
+def told_of_a_full_disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"no space left on the disk that holds {out}: make room for twice the cache and start "
+            "the same command again, finished shards are kept"
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    with report_errors(), told_of_a_full_disk(options.out):
+        cache(options)
+
+
+if __name__ == "__main__":
+    main()
