@@ -11,8 +11,16 @@ from mmsalmask.datasets.frames import (
 )
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.imagenet100 import ImageNet100
+from mmsalmask.datasets.in_memory import InMemory
 from mmsalmask.datasets.kitti import KITTIRawDepth
-from mmsalmask.datasets.loading import BrokenImage, LoadImage, read_image
+from mmsalmask.datasets.loading import (
+    BrokenImage,
+    LoadImage,
+    LoadWhole,
+    PackWhole,
+    read_image,
+    read_whole,
+)
 from mmsalmask.datasets.per_class import PerClassSplit, split_per_class
 
 __all__ = [
@@ -21,15 +29,19 @@ __all__ = [
     "HighPassFilter",
     "ImageFolder",
     "ImageNet100",
+    "InMemory",
     "JitterFrames",
     "KITTIRawDepth",
     "LoadFrames",
     "LoadImage",
     "LoadTrueDepth",
+    "LoadWhole",
     "PackFrames",
+    "PackWhole",
     "PerClassSplit",
     "ResizeFrames",
     "StrongGaussianBlur",
     "read_image",
+    "read_whole",
     "split_per_class",
 ]

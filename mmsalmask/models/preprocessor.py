@@ -1,13 +1,23 @@
-"""The device side of the data: normalise, mask, hand on the views."""
+"""The device side of the data: augment, normalise, mask, hand on the views."""
 
 import torch
 from mmpretrain.models import SelfSupDataPreprocessor
+from torch import Tensor
 
+from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, StrongBlur
 from mmsalmask.registry import MODELS
+from mmsalmask.saliency.crops import Crops
 
-for _part in (SaliencyMasker, HighPassNoise, StrongBlur, MeanFill):
+for _part in (
+    SaliencyMasker,
+    HighPassNoise,
+    StrongBlur,
+    MeanFill,
+    DeviceAugmentation,
+    RandomView,
+):
     MODELS.register_module(module=_part)
 
 
@@ -20,9 +30,18 @@ def build_masker(config: dict) -> SaliencyMasker:
     return MODELS.build(config)
 
 
+def build_augmentation(config: dict) -> DeviceAugmentation:
+    """The augmentation that a config describes, with its views built."""
+    config = dict(config)
+    for part in ("view", "key"):
+        if config.get(part) is not None:
+            config[part] = MODELS.build(config[part])
+    return MODELS.build(config)
+
+
 @MODELS.register_module()
 class MaskingDataPreprocessor(SelfSupDataPreprocessor):
-    """Normalise two views on the device and mask them there.
+    """Make two views on the device, or take those of the pipeline; normalise and mask them there.
 
     Hands an algorithm ``inputs = [query, key, hard_negative, …]``: with ``hard_negatives=0`` in the
     masker just two views, so any two-view algorithm of mmpretrain accepts it. The masker holds no
@@ -31,12 +50,19 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
 
     Args:
         masker: config of a ``mmsalmask.SaliencyMasker``, or ``None`` for plain two-view training.
+        augment: config of a ``mmsalmask.DeviceAugmentation``, for a pipeline that ends with
+            ``mmsalmask.PackWhole``; ``None`` if the pipeline makes the views.
         mean, std, to_rgb, non_blocking: as in mmpretrain's ``SelfSupDataPreprocessor``.
+
+    Attributes:
+        images: uint8 (M, 3, S, S), the images of a dataset that lies on the device, set by
+            :class:`~mmsalmask.engine.ResidentImagesHook`; batches are then positions in it.
     """
 
     def __init__(
         self,
         masker: dict | None = None,
+        augment: dict | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         to_rgb: bool = False,
@@ -44,18 +70,68 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
     ) -> None:
         super().__init__(mean=mean, std=std, to_rgb=to_rgb, non_blocking=non_blocking)
         self.masker = None if masker is None else build_masker(masker)
+        self.augment = None if augment is None else build_augmentation(augment)
+        self.images: Tensor | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Turn uint8 views into what the algorithm encodes.
+        """Turn uint8 images or views into what the algorithm encodes.
 
         Args:
-            data: ``inputs``, a list of two uint8 batches (N, 3, H, W), and ``data_samples``. A
-                single batch instead of a list (feature extraction) is normalised only.
+            data: ``inputs`` and ``data_samples``. For views made by the pipeline, ``inputs`` is a
+                list of two uint8 batches (N, 3, H, W). For views made here it is one batch of whole
+                images, uint8 (N, 3, S, S), or of positions, int64 (N,), and ``source`` says what
+                they are: ``image`` (N,), their positions in the dataset, and ``size`` (N, 2), their
+                full height and width. A single batch that is not for training (feature extraction)
+                is normalised only.
 
         Raises:
-            InputError: if a masker is set and the pipeline does not give exactly two views.
+            InputError: if a masker is set and the pipeline does not give exactly two views, or if
+                the pipeline and ``augment`` do not fit together.
         """
-        data = super().forward(data, training)
+        data = dict(data)
+        source = data.pop("source", None)
+        crops = None
+        if training and (source is not None or self.augment is not None):
+            data["inputs"], crops = self._augment(data["inputs"], source)
+            data["data_samples"] = self.cast_data(data["data_samples"])
+        else:
+            data = super().forward(data, training)
+        return self._mask(data, crops)
+
+    def _augment(self, inputs: Tensor, source: dict | None) -> tuple[list[Tensor], tuple[Crops]]:
+        """Normalised views of whole images, and where in the images they lie."""
+        if self.augment is None:
+            raise InputError(
+                "the pipeline hands on whole images (mmsalmask.PackWhole), but nothing makes views "
+                "of them: set model.data_preprocessor.augment, or let the pipeline make two views"
+            )
+        if source is None:
+            raise InputError(
+                "model.data_preprocessor.augment makes the views, but the pipeline hands on no "
+                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or remove "
+                "augment"
+            )
+        inputs, source = self.cast_data(inputs), self.cast_data(source)
+        images = inputs if inputs.ndim == 4 else self._resident(inputs)
+        # Loaded images are BGR, and so are the views of models that do not ask for RGB.
+        views, crops = self.augment(images.flip(1), source["image"], source["size"])
+        if not self._channel_conversion:
+            views = [view.flip(1) for view in views]
+        if self._enable_normalize:
+            views = [view.sub_(self.mean).div_(self.std) for view in views]
+        return views, crops
+
+    def _resident(self, positions: Tensor) -> Tensor:
+        if self.images is None:
+            raise InputError(
+                "the dataset hands on positions of images (InMemory with resident=True), but they "
+                "are not on the device: add dict(type='mmsalmask.ResidentImagesHook') to "
+                "custom_hooks"
+            )
+        return self.images[positions]
+
+    def _mask(self, data: dict, crops: tuple[Crops, Crops] | None) -> dict:
+        """Mask the views of a batch; ``crops`` is where augmentation on the device cut them."""
         views = data["inputs"]
         if self.masker is None or isinstance(views, torch.Tensor):
             return data
