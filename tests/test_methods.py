@@ -97,15 +97,18 @@ def shrink(config: Config, folder: Path, batch: int) -> Config:
         if part.get("type") == "mmsalmask.BackboneSaliency":
             part.backbone = ConfigDict(**NARROW["ResNet"][0], out_indices=(0,))
             part.checkpoint = str(folder / "localizer.pth")
+        if part.get("type") == "mmsalmask.RandomView":
+            part.size = SIZE
     loader = config.train_dataloader
-    for part in dicts(loader.dataset.pipeline):
+    wrapper = loader if loader.dataset.type != "mmsalmask.InMemory" else loader.dataset
+    for part in dicts(wrapper.dataset.pipeline):
         if str(part.get("type")).endswith("RandomResizedCrop"):
             part.scale = SIZE
-    loader.dataset = ConfigDict(
+    wrapper.dataset = ConfigDict(
         type="mmsalmask.ImageFolder",
         data_root=str(folder / "photos"),
         with_label=model.type == "ImageClassifier",
-        pipeline=loader.dataset.pipeline,
+        pipeline=wrapper.dataset.pipeline,
     )
     loader.update(batch_size=batch, num_workers=0, persistent_workers=False, pin_memory=False)
     if config.optim_wrapper.type == "AmpOptimWrapper":

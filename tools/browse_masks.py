@@ -202,6 +202,8 @@ def browse(options: argparse.Namespace) -> None:
         raise InputError(f"--localizer-map: the masker of {options.config} has no localizer")
     loader = config.get("train_dataloader") or {}
     dataset = loader.get("dataset") or {}
+    while "pipeline" not in dataset and "dataset" in dataset:  # InMemory and other wrappers
+        dataset = dataset["dataset"]
     if not dataset.get("pipeline"):
         raise InputError(f"{options.config} has no train_dataloader.dataset.pipeline for the views")
     if isinstance(masker.localizer, CachedSaliency):

@@ -12,8 +12,16 @@ from mmsalmask.datasets.frames import (
 )
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.imagenet100 import ImageNet100
+from mmsalmask.datasets.in_memory import InMemory
 from mmsalmask.datasets.kitti import KITTIRawDepth
-from mmsalmask.datasets.loading import BrokenImage, LoadImage, read_image
+from mmsalmask.datasets.loading import (
+    BrokenImage,
+    LoadImage,
+    LoadWhole,
+    PackWhole,
+    read_image,
+    read_whole,
+)
 from mmsalmask.datasets.per_class import PerClassSplit, split_per_class
 from mmsalmask.datasets.views import MultiView, PackInputs, RandomResizedCrop
 
@@ -23,19 +31,23 @@ __all__ = [
     "HighPassFilter",
     "ImageFolder",
     "ImageNet100",
+    "InMemory",
     "JitterFrames",
     "KITTIRawDepth",
     "LoadFrames",
     "LoadImage",
     "LoadTrueDepth",
+    "LoadWhole",
     "MultiView",
     "PackFrames",
     "PackInputs",
+    "PackWhole",
     "PerClassSplit",
     "RandomResizedCrop",
     "ResizeFrames",
     "StrongGaussianBlur",
     "fingerprint",
     "read_image",
+    "read_whole",
     "split_per_class",
 ]

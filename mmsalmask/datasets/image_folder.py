@@ -188,17 +188,39 @@ class ImageFolder(BaseDataset):
                 item = self.prepare_data(candidate)
             except BrokenImage as broken:
                 error = broken
-                self.broken[candidate] = 1
-                if self.test_mode:
-                    raise InputError(
-                        f"{broken.path} cannot be read ({broken.reason}), and leaving it out would "
-                        "change the result: repair it or remove it"
-                    ) from broken
+                self.mark_broken(candidate, broken)
                 continue
             # None is the family's way to ask for another image; this one is not broken.
             if item is not None:
                 return item
-        raise InputError(
+        raise self._none_readable(index, error)
+
+    def mark_broken(self, index: int, broken: BrokenImage) -> None:
+        """Note that an image cannot be read.
+
+        Raises:
+            InputError: this is ``test_mode``.
+        """
+        self.broken[index] = 1
+        if self.test_mode:
+            raise InputError(
+                f"{broken.path} cannot be read ({broken.reason}), and leaving it out would "
+                "change the result: repair it or remove it"
+            ) from broken
+
+    def readable(self, index: int) -> int:
+        """The index or, if its image is marked as broken, that of the image that replaces it.
+
+        Raises:
+            InputError: as many replacements as ``max_refetch`` are marked, too.
+        """
+        for candidate in self._candidates(index):
+            if not self.broken[candidate]:
+                return candidate
+        raise self._none_readable(index)
+
+    def _none_readable(self, index: int, error: BrokenImage | None = None) -> InputError:
+        return InputError(
             f"image {index} below {self.data_root} and all tried instead of it cannot be read: "
             f"repair the folder ({error or 'all were found broken before'})"
         )

@@ -8,6 +8,7 @@ from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
+from mmsalmask.engine.resident_images import ResidentImagesHook
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
 from mmsalmask.engine.slots import SlotGalleryHook
 
@@ -19,6 +20,7 @@ __all__ = [
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",
+    "ResidentImagesHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",
     "TrainingStatisticsHook",

@@ -1,14 +1,23 @@
-"""The device side of the data: normalise, mask, hand on the views."""
+"""The device side of the data: augment, normalise, mask, hand on the views."""
 
 import torch
 from mmpretrain.models import SelfSupDataPreprocessor
+from torch import Tensor
 
+from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, StrongBlur
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import Crops
 
-for _part in (SaliencyMasker, HighPassNoise, StrongBlur, MeanFill):
+for _part in (
+    SaliencyMasker,
+    HighPassNoise,
+    StrongBlur,
+    MeanFill,
+    DeviceAugmentation,
+    RandomView,
+):
     MODELS.register_module(module=_part)
 
 
@@ -37,9 +46,18 @@ def _by_view(image: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> tupl
     return tuple(Crops(image, *part) for part in zip(box.unbind(1), flip.unbind(1), strict=True))
 
 
+def build_augmentation(config: dict) -> DeviceAugmentation:
+    """The augmentation that a config describes, with its views built."""
+    config = dict(config)
+    for part in ("view", "key"):
+        if config.get(part) is not None:
+            config[part] = MODELS.build(config[part])
+    return MODELS.build(config)
+
+
 @MODELS.register_module()
 class MaskingDataPreprocessor(SelfSupDataPreprocessor):
-    """Normalise two views on the device and mask them there.
+    """Make two views on the device, or take those of the pipeline; normalise and mask them there.
 
     Hands an algorithm ``inputs = [query, key, hard_negative, …]``: with ``hard_negatives=0`` in the
     masker just two views, so any two-view algorithm of mmpretrain accepts it. The masker holds no
@@ -48,14 +66,21 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
 
     Args:
         masker: config of a ``mmsalmask.SaliencyMasker``, or ``None`` for plain two-view training.
+        augment: config of a ``mmsalmask.DeviceAugmentation``, for a pipeline that ends with
+            ``mmsalmask.PackWhole``; ``None`` if the pipeline makes the views.
         mean, std, to_rgb, non_blocking: as in mmpretrain's ``SelfSupDataPreprocessor``.
         saliency_cache: a file of ``tools/cache_saliency.py`` to take saliency from, instead of
             running the masker's localizer, which has to be the one that made it.
+
+    Attributes:
+        images: uint8 (M, 3, S, S), the images of a dataset that lies on the device, set by
+            :class:`~mmsalmask.engine.ResidentImagesHook`; batches are then positions in it.
     """
 
     def __init__(
         self,
         masker: dict | None = None,
+        augment: dict | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         to_rgb: bool = False,
@@ -66,21 +91,70 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if saliency_cache is not None:
             masker = _with_cache(masker, saliency_cache)
         self.masker = None if masker is None else build_masker(masker)
+        self.augment = None if augment is None else build_augmentation(augment)
+        self.images: Tensor | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Turn uint8 views into what the algorithm encodes.
+        """Turn uint8 images or views into what the algorithm encodes.
 
         Args:
-            data: ``inputs``, a list of two uint8 batches (N, 3, H, W), and ``data_samples``. A
-                single batch instead of a list (feature extraction) is normalised only. With
-                ``crops``, a dict of image (N,), box (N, V, 4) and flip (N, V), as
-                ``mmsalmask.PackInputs`` makes it, a cache knows where the V views were cut from.
+            data: ``inputs`` and ``data_samples``. For views made by the pipeline, ``inputs`` is a
+                list of two uint8 batches (N, 3, H, W); with ``crops``, a dict of image (N,), box
+                (N, V, 4) and flip (N, V), as ``mmsalmask.PackInputs`` makes it, a cache knows where
+                the V views were cut from. For views made here it is one batch of whole images,
+                uint8 (N, 3, S, S), or of positions, int64 (N,), and ``source`` says what they are:
+                ``image`` (N,), their positions in the dataset, and ``size`` (N, 2), their full
+                height and width. A single batch that is not for training (feature extraction) is
+                normalised only.
 
         Raises:
-            InputError: if a masker is set and the pipeline does not give exactly two views.
+            InputError: if a masker is set and the pipeline does not give exactly two views, or if
+                the pipeline and ``augment`` do not fit together.
         """
-        crops = self.cast_data(data["crops"]) if "crops" in data else None
-        data = super().forward({key: data[key] for key in ("inputs", "data_samples")}, training)
+        data = dict(data)
+        source, cut = data.pop("source", None), data.pop("crops", None)
+        crops = None if cut is None else _by_view(**self.cast_data(cut))
+        if training and (source is not None or self.augment is not None):
+            data["inputs"], crops = self._augment(data["inputs"], source)
+            data["data_samples"] = self.cast_data(data["data_samples"])
+        else:
+            data = super().forward(data, training)
+        return self._mask(data, crops)
+
+    def _augment(self, inputs: Tensor, source: dict | None) -> tuple[list[Tensor], tuple[Crops]]:
+        """Normalised views of whole images, and where in the images they lie."""
+        if self.augment is None:
+            raise InputError(
+                "the pipeline hands on whole images (mmsalmask.PackWhole), but nothing makes views "
+                "of them: set model.data_preprocessor.augment, or let the pipeline make two views"
+            )
+        if source is None:
+            raise InputError(
+                "model.data_preprocessor.augment makes the views, but the pipeline hands on no "
+                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or remove "
+                "augment"
+            )
+        inputs, source = self.cast_data(inputs), self.cast_data(source)
+        images = inputs if inputs.ndim == 4 else self._resident(inputs)
+        # Loaded images are BGR, and so are the views of models that do not ask for RGB.
+        views, crops = self.augment(images.flip(1), source["image"], source["size"])
+        if not self._channel_conversion:
+            views = [view.flip(1) for view in views]
+        if self._enable_normalize:
+            views = [view.sub_(self.mean).div_(self.std) for view in views]
+        return views, crops
+
+    def _resident(self, positions: Tensor) -> Tensor:
+        if self.images is None:
+            raise InputError(
+                "the dataset hands on positions of images (InMemory with resident=True), but they "
+                "are not on the device: add dict(type='mmsalmask.ResidentImagesHook') to "
+                "custom_hooks"
+            )
+        return self.images[positions]
+
+    def _mask(self, data: dict, crops: tuple[Crops, ...] | None) -> dict:
+        """Mask the views of a batch; ``crops`` says where they were cut from."""
         views = data["inputs"]
         if self.masker is None or isinstance(views, torch.Tensor):
             return data
@@ -89,5 +163,5 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
                 f"masking takes a query and a key, but the pipeline gives {len(views)} views: "
                 "set num_views=2 in its MultiView"
             )
-        masked = self.masker(*views, crops=None if crops is None else _by_view(**crops))
+        masked = self.masker(*views, crops=crops)
         return {**data, "inputs": [masked.query, masked.key, *masked.hard_negatives]}

@@ -1,0 +1,18 @@
+# simclr-salmask-mean_resnet18_demo.py with views made on the device, those of SimCLR itself.
+_base_ = [
+    './simclr-salmask-mean_resnet18_demo.py',
+    '../_base_/datasets/device_views.py',
+]
+
+size = 64
+model = dict(
+    data_preprocessor=dict(
+        augment=dict(
+            type='mmsalmask.DeviceAugmentation',
+            view=dict(_base_.simclr_augment.view, size=size))))
+train_dataloader = dict(
+    dataset=dict(pipeline=[
+        dict(type='mmsalmask.LoadWhole', size=96),
+        _base_.device_pipeline[1],
+    ]))
+randomness = dict(diff_rank_seed=True)
