@@ -298,6 +298,38 @@ def test_training_masks_by_the_cached_maps_of_the_very_crops(place, monkeypatch)
     assert not [name for name in state if "preprocessor" in name or "map" in name]
 
 
+def test_views_made_on_the_device_cut_their_maps_from_the_cache_too(place):
+    read = config(place)
+    read.model.data_preprocessor.augment = dict(
+        type="mmsalmask.DeviceAugmentation",
+        view=dict(type="mmsalmask.RandomView", size=32, crop_area=(0.2, 1.0), flip_prob=0.5),
+    )
+    read.train_dataloader.dataset.pipeline = [
+        dict(type="mmsalmask.LoadWhole", size=40),
+        dict(type="mmsalmask.PackWhole"),
+    ]
+    runner = build_runner(read)
+    seen = []
+    runner.model.data_preprocessor.masker.register_forward_hook(
+        lambda _, views, options, masked: seen.append((options["crops"], masked)),
+        with_kwargs=True,
+    )
+    runner.train()
+    cache = open_cache(place / "cache.safetensors")
+    images = set()
+    for crops, masked in seen:
+        maps = (masked.query_saliency, masked.key_saliency)
+        for crop, saliency in zip(crops, maps, strict=True):
+            for n, i in enumerate(crop.image.tolist()):
+                expected = references.cut_map(
+                    cache.maps[i].double().numpy(), crop.box[n].tolist(), bool(crop.flip[n]), (4, 4)
+                )
+                np.testing.assert_allclose(saliency[n].numpy(), expected, atol=1e-3)
+                images.add(i)
+    assert len(images) >= IMAGES - 4  # all but the broken one and a last partial batch
+    assert 5 not in images
+
+
 def test_a_cache_serves_a_part_of_its_images(place):
     part = {"train_dataloader.dataset.indices": [9, 3, 20, 21]}
     runner = build_runner(config(place, **part))
