@@ -9,8 +9,9 @@ updated parameters: normalising, masking, encoding, optimizer, momentum encoder 
     python benchmarks/pretrain_cost.py --device cuda --depth 50 --size 224 --batch 128 \\
         --queue 65536 --amp bfloat16 --json benchmarks/results/pretrain_cost_gpu.json
 
-The localizers: "online" is a frozen ResNet of the encoder's depth that looks at both views
-(the paper's, but for its weights), "weight-free" is BoundaryPriorSaliency, "cached" cuts maps out
+The localizers: "online" is a frozen ResNet of the encoder's depth that looks at both views, up to
+its last stage whose map is no coarser than the patch grid (at 224 px the paper's, but for its
+weights), "weight-free" is BoundaryPriorSaliency, "cached" cuts maps out
 of a saliency cache.
 """
 
@@ -33,6 +34,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import fuse_optimizers, use_amp
@@ -79,10 +81,7 @@ class Method:
         self.optimizer = build_optim_wrapper(self.model, config.optim_wrapper)
         self.masker = getattr(self.model.data_preprocessor, "masker", None)
         if localizer == "online":
-            net = MMPRETRAIN_MODELS.build(
-                dict(type="ResNet", depth=options.depth, _scope_="mmpretrain")
-            )
-            self.masker.localizer = Frozen(BackboneSaliency(net))
+            self.masker.localizer = Frozen(BackboneSaliency(_trunk(options)))
         if localizer == "cached":
             maps = torch.randn(options.batch, *CACHE_CELLS).half()
             self.masker.localizer = CachedSaliency(maps, {})
@@ -171,6 +170,22 @@ class Method:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _trunk(options: argparse.Namespace) -> nn.Module:
+    """A ResNet up to the last stage whose map is no coarser than the patch grid."""
+    stages = max(n for n in range(1, 5) if options.size >= 7 * 2 ** (n + 1))
+    return MMPRETRAIN_MODELS.build(
+        dict(
+            type="ResNet",
+            depth=options.depth,
+            num_stages=stages,
+            out_indices=(stages - 1,),
+            strides=(1, 2, 2, 2)[:stages],
+            dilations=(1, 1, 1, 1)[:stages],
+            _scope_="mmpretrain",
+        )
+    )
 
 
 def batch(options: argparse.Namespace, seed: int) -> list[torch.Tensor]:
