@@ -58,11 +58,12 @@ train_pipeline = [
     dict(type='mmsalmask.MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='mmsalmask.PackInputs'),
 ]
+data_root = '{{place}}/images'
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root='{{place}}/images', pipeline=train_pipeline))
+    dataset=dict(data_root=data_root, pipeline=train_pipeline))
 train_cfg = dict(max_epochs=1)
 default_hooks = dict(checkpoint=dict(interval=1))
 custom_hooks = [dict(type='mmsalmask.TrainingStatisticsHook', interval=2)]
