@@ -88,7 +88,19 @@ def caltech() -> str:
     return markdown(header, rows) + origin(data)
 
 
+def cached_saliency() -> str:
+    data = result("cached_saliency.json")
+    rows = [
+        [name, way, f"{row['iou']:.2f}", f"{row['score']:.3f}"]
+        for name, ways in data["results"]["val"].items()
+        for way, row in ways.items()
+    ]
+    header = ["localizer", "foreground found", "IoU", "ROC AUC"]
+    return markdown(header, rows, words=2) + origin(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "cached_saliency": cached_saliency,
     "caltech": caltech,
     "published": published,
     "masking": masking,

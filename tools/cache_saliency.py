@@ -16,7 +16,6 @@ WORLD_SIZE say which part is whose.
 import argparse
 import errno
 import io
-import json
 import math
 import os
 import shutil
@@ -44,6 +43,7 @@ from mmsalmask.errors import InputError
 from mmsalmask.jobs import claim
 from mmsalmask.models import MaskingDataPreprocessor
 from mmsalmask.models.localizers import localizer_identity
+from mmsalmask.models.preprocessor import normalisation
 from mmsalmask.registry import DATASETS, MODELS
 from mmsalmask.saliency import Frozen, standardise, write_cache
 from mmsalmask.saliency.cache import read_manifest
@@ -239,7 +239,7 @@ def cache(options: argparse.Namespace) -> None:
         "dataset": fingerprint(dataset),
         "localizer": localizer_identity(settings["masker"]["localizer"], localizer),
         "size": options.size,
-        "normalisation": json.loads(json.dumps(plain)),
+        "normalisation": normalisation(**plain),
     }
     if options.out.exists():
         refuse_another(options.out, manifest)

@@ -1,5 +1,7 @@
 """The device side of the data: augment, normalise, mask, hand on the views."""
 
+from collections.abc import Sequence
+
 import torch
 from mmpretrain.models import SelfSupDataPreprocessor
 from torch import Tensor
@@ -8,7 +10,7 @@ from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, StrongBlur
 from mmsalmask.registry import MODELS
-from mmsalmask.saliency import Crops
+from mmsalmask.saliency import CachedSaliency, Crops
 
 for _part in (
     SaliencyMasker,
@@ -28,6 +30,17 @@ def build_masker(config: dict) -> SaliencyMasker:
         if config.get(part) is not None:
             config[part] = MODELS.build(config[part])
     return MODELS.build(config)
+
+
+def normalisation(
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, to_rgb: bool = False
+) -> dict:
+    """What a preprocessor does to pixels before a localizer sees them, as JSON values."""
+    return {
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+        "to_rgb": to_rgb,
+    }
 
 
 def _with_cache(masker: dict | None, cache: str) -> dict:
@@ -91,6 +104,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if saliency_cache is not None:
             masker = _with_cache(masker, saliency_cache)
         self.masker = None if masker is None else build_masker(masker)
+        localizer = getattr(self.masker, "localizer", None)
+        if isinstance(localizer, CachedSaliency):
+            localizer.check_normalisation(normalisation(mean, std, to_rgb))
         self.augment = None if augment is None else build_augmentation(augment)
         self.images: Tensor | None = None
 

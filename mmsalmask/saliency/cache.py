@@ -107,6 +107,22 @@ class CachedSaliency:
                     f"{identity.get(key)}): make it anew with tools/cache_saliency.py"
                 )
 
+    def check_normalisation(self, normalisation: Mapping[str, Any]) -> None:
+        """Refuse a preprocessor that gives the localizer other images than the cache's had.
+
+        Args:
+            normalisation: JSON values.
+
+        Raises:
+            InputError: for another normalisation.
+        """
+        known = self.manifest["normalisation"]
+        if known != normalisation:
+            raise InputError(
+                f"{self.name} was made of images normalised by {known}, here it is "
+                f"{normalisation}: make it anew with tools/cache_saliency.py"
+            )
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, maps={tuple(self.maps.shape)})"
 
@@ -169,7 +185,7 @@ def write_cache(
         path: the file; what was there before is replaced at the end.
         parts: float16 tensors (n, R, C), together a map of each image, in the dataset's order.
         cells: (R, C).
-        manifest: JSON values, with ``dataset`` and ``localizer``.
+        manifest: JSON values, with ``dataset``, ``localizer`` and ``normalisation``.
 
     Raises:
         InputError: the parts are not float16 maps of so many cells, one for each image.

@@ -99,6 +99,32 @@ def test_a_third_view_is_refused(localizer):
         MODELS.build(preprocessor(masker(localizer)))(batch(count=3), True)
 
 
+def test_crops_reach_the_masker_by_view_and_the_model_not_at_all(localizer):
+    data = batch()
+    data["crops"] = dict(
+        image=torch.tensor([5, 0, 2, 2]),
+        box=torch.rand(4, 2, 4),
+        flip=torch.tensor([[True, False]] * 4),
+    )
+    given = dict(data)
+    build = MODELS.build(preprocessor(masker(localizer)))
+    seen = []
+    build.masker.register_forward_pre_hook(
+        lambda _, __, options: seen.append(options["crops"]), with_kwargs=True
+    )
+    assert set(build(data, True)) == {"inputs", "data_samples"}
+    assert data == given
+    query, key = seen[0]
+    for view, crops in enumerate((query, key)):
+        assert torch.equal(crops.image, data["crops"]["image"])
+        assert torch.equal(crops.box, data["crops"]["box"][:, view])
+        assert torch.equal(crops.flip, data["crops"]["flip"][:, view])
+    plain = MODELS.build(preprocessor())
+    assert set(plain(data, True)) == {"inputs", "data_samples"}
+    build(batch(), True)
+    assert seen[1] is None
+
+
 def test_misspelt_masker_options_are_refused(localizer):
     with pytest.raises(TypeError, match="grids"):
         MODELS.build(preprocessor(dict(masker(localizer), grids=7)))

@@ -58,11 +58,12 @@ train_pipeline = [
     dict(type='mmsalmask.MultiView', num_views=2, transforms=[view_pipeline]),
     dict(type='mmsalmask.PackInputs'),
 ]
+data_root = '{{place}}/images'
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(data_root='{{place}}/images', pipeline=train_pipeline))
+    dataset=dict(data_root=data_root, pipeline=train_pipeline))
 train_cfg = dict(max_epochs=1)
 default_hooks = dict(checkpoint=dict(interval=1))
 custom_hooks = [dict(type='mmsalmask.TrainingStatisticsHook', interval=2)]
@@ -187,7 +188,7 @@ def test_a_killed_run_goes_on_and_makes_no_shard_twice(place, tmp_path):
     with subprocess.Popen(
         command + slow, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 300
         while len(list(parts.glob("0*.npy"))) < 3 and time.monotonic() < limit:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -369,6 +370,11 @@ def test_a_cache_of_another_localizer_is_refused_before_training(place, tmp_path
     other.masker.localizer = ConfigDict(type="mmsalmask.BoundaryPriorSaliency")
     with pytest.raises(InputError, match="another localizer \\(type"):
         MODELS.build(other)
+
+
+def test_a_cache_of_images_normalised_otherwise_is_refused_before_training(place):
+    with pytest.raises(InputError, match=r"normalised by .*'to_rgb': True}, here it is"):
+        preprocessor(place, **{"model.data_preprocessor.to_rgb": False})
 
 
 def test_a_grid_finer_than_the_cache_is_refused_before_training(place):
