@@ -2,8 +2,8 @@
 
 Photos are those at hand and, since ImageNet is not, the larger ones once more, resized to 500 px
 (its usual size) and encoded anew as JPEG of quality 90. Ways are measured in turns in one process
-on one thread, each round all of them on the same photos: their ratios hold on a busy machine, too.
-An image is one photo and both of its views.
+on one thread, each round all of them on the same photos, in seconds of the processor: figures hold
+on a busy machine, and leave out waiting for a disk. An image is one photo and both of its views.
 
     python benchmarks/pipeline.py [--photos FOLDER] [--rounds 9] [--device cuda] [--json FILE]
 
@@ -130,23 +130,27 @@ def ways(paths: list[str], size: int, stored: int) -> dict[str, Callable[[int], 
 
 
 def measure(found: dict[str, Callable], number: int, rounds: int) -> dict[str, float]:
-    """Median seconds per image of each way, all on the same photos in each round."""
+    """Median processor seconds per image of each way, all on the same photos in each round."""
     seconds = {name: [] for name in found}
     for round_ in range(rounds + 1):
         indices = [(round_ * PER_ROUND + i) % number for i in range(PER_ROUND)]
         for name, make in found.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for index in indices:
                 make(index)
             if round_:  # the first round warms up
-                seconds[name].append((time.perf_counter() - start) / PER_ROUND)
+                seconds[name].append((time.process_time() - start) / PER_ROUND)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def measure_device(
     size: int, stored: int, batch: int, device: torch.device, rounds: int
 ) -> dict[str, float]:
-    """Median seconds per image of two views on the device, and of normalising two ready ones."""
+    """Median seconds per image of two views on the device, and of turning two ready ones to float.
+
+    Of the clock on a GPU, of the processor (all threads together) on a CPU.
+    """
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     settings = Config.fromfile(BASES / "device_views.py").mocov2_augment
     settings.view.size = size
     augment = build_augmentation(settings)
@@ -161,12 +165,12 @@ def measure_device(
     seconds = {name: [] for name in timed}
     for round_ in range(rounds + 1):
         for name, run in timed.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if round_:
-                seconds[name].append((time.perf_counter() - start) / batch)
+                seconds[name].append((clock() - start) / batch)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
