@@ -99,9 +99,24 @@ def cached_saliency() -> str:
     return markdown(header, rows, words=2) + origin(data)
 
 
+def pipeline() -> str:
+    """Images per second of one core, and what they are of mmpretrain's pipeline."""
+    data = result("pipeline.json")
+    ways = list(next(iter(data["results"].values()))["images_per_second"])
+    rows = []
+    for name, row in data["results"].items():
+        cells = []
+        for way in ways:
+            speed, times = row["images_per_second"][way], row["times_mmpretrain"][way]
+            cells.append(f"{speed:,.0f}" + ("" if way == "mmpretrain" else f" ({times:,.1f}×)"))
+        rows.append([f"{name}, {row['size']} px", *cells])
+    return markdown(["photos, views", *ways], rows) + origin(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cached_saliency": cached_saliency,
     "caltech": caltech,
+    "pipeline": pipeline,
     "published": published,
     "masking": masking,
     "methods": methods,

@@ -48,8 +48,8 @@ class RandomView:
         crop_aspect: range of the crop's width / height.
         interpolation: ``bicubic`` or ``bilinear``. The pipelines on the CPU cut bilinearly out of
             the full photo; out of an image squeezed to 1.3 to 1.5 times the view's size, bicubic
-            gives as sharp a view on average, where bilinear would lose a quarter of the mean square
-            difference of neighbouring pixels.
+            gives as sharp a view on average, where bilinear would lose a quarter of the mean
+            square difference of neighbouring pixels.
         brightness, contrast, saturation: a factor is drawn from [max(0, 1 − x), 1 + x].
         hue: turns are drawn from [−hue, hue], in full circles; at most 0.5.
         jitter_prob: of these four together, in random order.

@@ -6,11 +6,12 @@ import warnings
 import mmcv
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmsalmask.datasets import BrokenImage, LoadImage, read_image
+from mmsalmask.datasets import BrokenImage, LoadImage, loading, read_image, read_whole
 
 WIDTH, HEIGHT = 24, 16
 
@@ -253,3 +254,79 @@ def test_damaged_bytes_give_an_image_or_broken_image_and_nothing_else(
             return
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
+
+
+# --------------------------------------------------------------------------------- whole, squeezed
+
+
+def test_a_squeezed_image_is_the_full_one_resized(tmp_path, photos):
+    """To Pillow's bicubic resizing: exactly for a PNG, nearly where a JPEG was decoded smaller."""
+    path = sorted(photos("coco-mini").rglob("*.jpg"))[0]
+    photo = Image.open(path).convert("RGB")
+    photo.save(tmp_path / "x.png")
+    large = photo.resize((photo.width * 5, photo.height * 5), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=95)
+    expected = np.asarray(photo.resize((40, 40), Image.Resampling.BICUBIC)).astype(int)
+    for name, shown, tolerance in (("x.png", photo, 0.5), ("large.jpg", large, 3)):
+        image, full = read_whole(tmp_path / name, 40)
+        assert image.shape == (3, 40, 40)
+        assert image.dtype == torch.uint8
+        assert image.is_contiguous()
+        assert full == (shown.height, shown.width)
+        mine = image.flip(0).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(mine - expected).mean() < tolerance
+
+
+def test_no_jpeg_is_decoded_below_the_size_that_is_needed(tmp_path, monkeypatch):
+    """Half of 200x100 is enough for a square of 50, not for one of 51."""
+    decoded, original = [], loading._turn_upright
+    Image.fromarray(np.zeros((100, 200, 3), np.uint8)).save(tmp_path / "x.jpg")
+    monkeypatch.setattr(
+        loading, "_turn_upright", lambda image: decoded.append(image.size) or original(image)
+    )
+    for size, expected in ((51, (200, 100)), (50, (100, 50)), (25, (50, 25)), (12, (25, 13))):
+        decoded.clear()
+        _, full = read_whole(tmp_path / "x.jpg", size)
+        assert full == (100, 200)
+        assert decoded == [expected]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_squeezed_image_is_upright(tmp_path, orientation):
+    """As read_image has it, decoded at a quarter too."""
+    y, x = np.mgrid[0:240, 0:360] / 360
+    pixels = np.stack([200 * x, 220 * y, 230 - 90 * x - 60 * y], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", exif=exif, quality=98)
+    upright = read_image(tmp_path / "x.jpg")
+    image, full = read_whole(tmp_path / "x.jpg", 32)
+    assert full == upright.shape[:2]
+    expected = np.asarray(Image.fromarray(upright).resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.abs(image.permute(1, 2, 0).numpy() - expected.astype(float)).max() < 5
+
+
+def test_what_breaks_an_image_breaks_a_squeezed_one(tmp_path, rgb, monkeypatch):
+    (tmp_path / "x.jpg").write_bytes(b"GIF89a, or so it says")
+    large = Image.fromarray(rgb).resize((400, 300))
+    large.save(tmp_path / "good.jpg")
+    content = (tmp_path / "good.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    for name in ("x.jpg", "cut.jpg", "absent.jpg"):
+        with pytest.raises(BrokenImage, match=name):
+            read_whole(tmp_path / name, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300 - 1)
+    with pytest.raises(BrokenImage, match="120000 pixels are more than the limit"):
+        read_whole(tmp_path / "good.jpg", 32)
+
+
+def test_grey_and_cmyk_and_transparent_images_are_squeezed_too(tmp_path, rgb):
+    image = Image.fromarray(rgb)
+    for mode, name in (("L", "l.jpg"), ("CMYK", "c.jpg"), ("RGBA", "a.png"), ("P", "p.png")):
+        image.convert(mode).save(tmp_path / name)
+        squeezed, full = read_whole(tmp_path / name, 16)
+        assert full == (HEIGHT, WIDTH)
+        expected = Image.fromarray(read_image(tmp_path / name)).resize(
+            (16, 16), Image.Resampling.BICUBIC
+        )
+        assert np.abs(squeezed.permute(1, 2, 0).numpy() - np.asarray(expected, float)).max() < 3
