@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import HistoryBuffer, MMLogger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -47,8 +47,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
     Reads what mmengine's Runner, ``torch.save`` (zip and older format) and safetensors write. From
     a safetensors file comes ``dict(state_dict=..., meta=<its metadata>)``. mmengine's training
-    history is read as inert objects: this function is for looking into checkpoints and taking
-    weights from them; mmengine resumes by its own loader.
+    history is read as inert objects, which :func:`restore_history` brings back to life.
 
     Args:
         path: a file, an ``http(s)://`` address or ``torchvision://<model>``.
@@ -77,6 +76,15 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             f"{file} holds a {type(checkpoint).__name__} where a checkpoint holds a dict of weights"
         )
     return checkpoint
+
+
+def restore_history(checkpoint: dict[str, Any]) -> None:
+    """Make mmengine's HistoryBuffers, for resuming, of the inert objects they are read as."""
+    scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
+    for name, history in scalars.items():
+        if isinstance(history, _History):
+            values, counts = np.array(history._log_history), np.array(history._count_history)
+            scalars[name] = HistoryBuffer(values, counts, int(history.max_length))
 
 
 def local_file(path: str | Path) -> Path:

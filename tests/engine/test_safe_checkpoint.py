@@ -1,20 +1,26 @@
 """Checkpoints that are whole or absent, whatever the disk does."""
 
 import errno
+import hashlib
+import io
 import logging
 import os
 import subprocess
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmsalmask.engine import write_atomically
-from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend
+from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend, why_damaged, with_digest
 
 # Big enough that a few checkpoints fill a disk of two megabytes, logs left out of account.
 NUMBERS = 100_000
@@ -159,6 +165,22 @@ def test_an_interrupted_write_leaves_no_file_either(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_the_disk_gives_back_changed_does_not_become_the_file(tmp_path, monkeypatch):
+    target, flush = tmp_path / "c.txt", os.fsync
+    target.write_bytes(b"old")
+
+    def lose_a_byte(number):
+        flush(number)
+        os.truncate(next(path for path in tmp_path.iterdir() if path != target), 5)
+
+    monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.fsync", lose_a_byte)
+    with pytest.raises(OSError, match="other content was read back") as caught:
+        write_atomically(target, b"newnew")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(target))
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["c.txt"]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch, step):
     target = tmp_path / "c.txt"
@@ -186,7 +208,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.fsync", look)
     write_atomically(target, b"new" * 100)
-    assert seen == [b"old"]
+    assert seen == [b"old", b"new" * 100]  # flushing the file, then its folder
     assert target.read_bytes() == b"new" * 100
 
 
@@ -199,6 +221,48 @@ def test_a_full_disk_fails_a_write_without_a_trace(small_disk):
     assert target.read_bytes() == b"old" * 1000
     assert os.listdir(small_disk) == ["c.bin"]
     write_atomically(target, bytes(1 << 20))  # the room of the failed write is free again
+
+
+def test_a_checkpoint_carries_its_digest_and_other_readers_pass_over_it(tmp_path):
+    content = io.BytesIO()
+    torch.save({"w": torch.arange(1000.0)}, content)
+    path = tmp_path / "epoch_1.pth"
+    AtomicLocalBackend().put(content.getvalue(), path)
+    for mapped in (False, True):
+        read = torch.load(path, weights_only=True, mmap=mapped)
+        assert torch.equal(read["w"], torch.arange(1000.0))
+    with zipfile.ZipFile(path) as archive:
+        comment, before = archive.comment, path.read_bytes()[: -len(archive.comment) - 2]
+        assert archive.testzip() is None
+    assert comment.decode() == f"sha256={hashlib.sha256(before).hexdigest()}"
+    assert why_damaged(path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04 not an archive"])
+def test_what_is_no_archive_is_written_as_it_is(tmp_path, content):
+    AtomicLocalBackend().put(content, tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == content
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_damage_of_a_checkpoint_is_found(data):
+    content = io.BytesIO()
+    torch.save({"w": torch.ones(20)}, content)
+    good = with_digest(content.getvalue())
+    end = len(good) - 1
+    place = data.draw(st.integers(0, end) | st.integers(end - 100, end))
+    if data.draw(st.booleans()):
+        bad = good[:place]
+    else:
+        bad = bytearray(good)
+        bad[place] ^= 1 << data.draw(st.integers(0, 7))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(bad)
+        file.flush()
+        assert why_damaged(file.name) is not None
+        Path(file.name).write_bytes(good)
+        assert why_damaged(file.name) is None
 
 
 # ------------------------------------------------------------------------------------ the hook

@@ -1,0 +1,448 @@
+"""What a run survives: kills at random moments, which leave no trace in its result, and hours.
+
+    python benchmarks/reliability.py kills [--kills 20] [--seed 0]
+    python benchmarks/reliability.py endurance [--minutes 60]
+
+Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
+
+*kills* trains small nets in real processes, sends them SIGKILL at random moments (some of them in
+the middle of a save or of an evaluation), resumes them with ``tools/train.py --resume`` until they
+are through, and compares the last checkpoint, the curves and the names of the files with those of a
+run that was left in peace, bit by bit.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import random
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmsalmask.checkpoint import load_checkpoint, restore_history
+from mmsalmask.engine.safe_checkpoint import run_checkpoints
+from mmsalmask.provenance import provenance, write_result
+
+# Imported here, once for all processes.
+for _name in ("mmpretrain.engine", "mmpretrain.visualization", "torch.utils.tensorboard"):
+    importlib.import_module(_name)
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
+
+# --------------------------------------------------------------------------------------------------
+# Small runs
+# --------------------------------------------------------------------------------------------------
+
+_SMALL = """
+_base_ = '{root}/configs/demo/{recipe}.py'
+model = dict({model}
+    backbone=dict(base_channels=8, stem_channels=8),
+    neck=dict(in_channels=64, hid_channels=32))
+train_dataloader = dict(
+    batch_size=4, num_workers={workers}, persistent_workers={persistent},
+    dataset=dict(
+        data_root='{images}/0',
+        pipeline=[
+            dict(type='mmsalmask.LoadImage'),
+            dict(
+                type='MultiView',
+                num_views=2,
+                transforms=[[
+                    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.)),
+                    *_base_.view_pipeline[1:]]]),
+            dict(type='PackInputs')]))
+{schedule}
+"""
+
+_CLASSIFIER = """
+_base_ = '{root}/configs/_base_/default_runtime.py'
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(
+        type='ClsDataPreprocessor', num_classes=2, mean=[127.5] * 3, std=[64.] * 3, to_rgb=True),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=64, topk=(1, )))
+images = dict(type='mmsalmask.ImageFolder', data_root='{images}', with_label=True)
+loading = dict(type='mmsalmask.LoadImage')
+train_dataloader = dict(
+    batch_size=4, num_workers={workers}, persistent_workers={persistent},
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(**images, pipeline=[
+        loading,
+        dict(type='RandomResizedCrop', scale=32),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs')]))
+val_dataloader = dict(
+    batch_size=4, num_workers={workers}, persistent_workers={persistent},
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(**images, pipeline=[
+        loading, dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')]))
+val_evaluator = dict(type='Accuracy', topk=(1, ))
+val_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
+param_scheduler = [dict(type='MultiStepLR', milestones=[1, 2], by_epoch=True)]
+{schedule}
+default_hooks['checkpoint'].update(save_best='auto')
+custom_hooks = []
+"""
+
+_BY_EPOCH = """
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4)
+default_hooks = dict(
+    logger=dict(interval=3), checkpoint=dict(interval=1, max_keep_ckpts=2))
+"""
+_BY_ITERATION = """
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4)
+default_hooks = dict(
+    logger=dict(interval=3), checkpoint=dict(interval=4, by_epoch=False, max_keep_ckpts=2))
+"""
+# One long "epoch"; a finite sampler is started again and again, an infinite one is not.
+_ITERATIONS = """
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=24)
+train_dataloader.update(sampler=dict(type='{sampler}', shuffle=True))
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, T_max=24)]
+default_hooks = dict(
+    logger=dict(interval=3), checkpoint=dict(interval=5, by_epoch=False, max_keep_ckpts=2))
+log_processor = dict(by_epoch=False)
+"""
+
+
+class Case(NamedTuple):
+    """A small run: what it trains, with how many workers, and how it saves."""
+
+    method: str
+    workers: int
+    saving: str
+    text: str
+
+
+_RECIPES = {
+    "MaskedMoCo": ("mocov2-salmask-highpass_resnet18_demo", "queue_len=32,"),
+    "MaskedSimCLR": ("simclr-salmask-mean_resnet18_demo", ""),
+    "ADIOS": ("adios-s-mocov2_resnet18_demo", "queue_len=32, mask_net=dict(size=32, slots=2),"),
+}
+_SCHEDULES = {
+    "by epoch": _BY_EPOCH,
+    "by iteration": _BY_ITERATION,
+    "iterations only": _ITERATIONS.replace("{sampler}", "DefaultSampler"),
+    "infinite sampler": _ITERATIONS.replace("{sampler}", "InfiniteSampler"),
+}
+_CHOSEN = [
+    ("MaskedMoCo", 2, "by epoch"),
+    ("MaskedSimCLR", 0, "infinite sampler"),
+    ("ADIOS", 2, "by iteration"),
+    ("classifier", 0, "by epoch"),
+    ("MaskedMoCo", 0, "by iteration"),
+    ("MaskedSimCLR", 2, "by iteration"),
+    ("ADIOS", 0, "iterations only"),
+    ("classifier", 2, "by iteration"),
+]
+
+
+def cases(images: Path) -> list[Case]:
+    """All small runs, on these images."""
+    made = []
+    for method, workers, saving in _CHOSEN:
+        recipe, model = _RECIPES.get(method, ("", ""))
+        text = (_SMALL if recipe else _CLASSIFIER).format(
+            root=ROOT,
+            recipe=recipe,
+            model=model,
+            images=images,
+            workers=workers,
+            persistent=workers > 0,
+            schedule=_SCHEDULES[saving],
+        )
+        made.append(Case(method, workers, saving, text))
+    return made
+
+
+def draw_images(folder: Path, number: int = 22) -> None:
+    """Two classes of small noise pictures, bright and dark."""
+    generator = np.random.default_rng(0)
+    for label in range(2):
+        (folder / str(label)).mkdir(parents=True)
+        for i in range(number):
+            pixels = generator.integers(80 * label, 80 * label + 176, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / str(label) / f"{i}.png")
+
+
+# --------------------------------------------------------------------------------------------------
+# Processes
+# --------------------------------------------------------------------------------------------------
+
+
+def start(config: Path, work: Path, *words: str) -> int:
+    """Fork a process that is ``python tools/train.py CONFIG --work-dir WORK WORDS``; its id.
+
+    Forked, because importing everything takes longer than such a run.
+    """
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.setsid()
+        output = os.open(work.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        tool = ROOT / "tools" / "train.py"
+        sys.argv = [str(tool), str(config), "--work-dir", str(work), *words]
+        runpy.run_path(str(tool), run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(child: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
+    """Its exit status, or ``None`` if it still runs after so long, or when ``until`` comes true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not until():
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    return None
+
+
+def kill(child: int) -> None:
+    """SIGKILL; the process can do nothing about it."""
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def run_through(config: Path, work: Path, *words: str) -> None:
+    """Run to the end, which has to be a good one."""
+    status = wait(start(config, work, *words), 600)
+    if status != 0:
+        tail = work.with_suffix(".txt").read_text()[-3000:]
+        raise SystemExit(f"{work} ended with status {status}:\n{tail}")
+
+
+def _resume_or_begin(work: Path) -> list[str]:
+    """The words to resume with; a run that was killed before its first checkpoint begins anew."""
+    if run_checkpoints(work):
+        return ["--resume"]
+    shutil.rmtree(work, ignore_errors=True)
+    return []
+
+
+class Trigger(NamedTuple):
+    """When to kill: so many seconds after the start, or, later than that, in the middle of this."""
+
+    seconds: float
+    during: str
+
+
+def until(trigger: Trigger, work: Path) -> Callable[[], bool]:
+    """Whether the moment has come, for :func:`wait`."""
+    if trigger.during == "a save":
+        # The temporary file, before it is renamed.
+        return lambda: any(work.glob(".*.pth.*"))
+    if trigger.during == "an evaluation":
+        text = work.with_suffix(".txt")
+        seen = text.stat().st_size if text.exists() else 0
+
+        def evaluating() -> bool:
+            if not text.exists():
+                return False
+            with text.open() as file:
+                file.seek(seen)
+                new = file.read()
+            return new.rfind("Epoch(val)") < new.rfind("Saving checkpoint") and "[11/11]" in new
+
+        return evaluating
+    return lambda: False
+
+
+# --------------------------------------------------------------------------------------------------
+# Comparing
+# --------------------------------------------------------------------------------------------------
+
+# What tells the time, or where the run lies.
+_TIMES = ("time", "data_time", "images_per_second", "eta", "memory")
+_PLACES = ("cfg", "experiment_name", "last_ckpt", "best_ckpt", "logs", "mmengine_version")
+
+
+def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Names of what is not the same to the last bit in two nests of containers and tensors."""
+    last = name.rpartition("/")[2].rpartition(".")[2]
+    if last in (*_TIMES, *_PLACES):
+        return
+    if type(one) is not type(other):
+        yield f"{name}: {type(one).__name__} and {type(other).__name__}"
+    elif isinstance(one, dict):
+        for key in dict.fromkeys([*one, *other]):
+            if key in one and key in other:
+                yield from differences(one[key], other[key], f"{name}.{key}")
+            elif str(key).rpartition("/")[2] not in _TIMES:
+                yield f"{name}.{key}: only in one of them"
+    elif isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{name}: {len(one)} and {len(other)} parts"
+        for i, (left, right) in enumerate(zip(one, other, strict=False)):
+            yield from differences(left, right, f"{name}.{i}")
+    elif hasattr(one, "__dict__") and not isinstance(one, torch.Tensor):
+        yield from differences(vars(one), vars(other), name)
+    elif not _same(one, other):
+        yield name
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor | np.ndarray):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return alike and _bytes(one) == _bytes(other)
+    return one == other or (one != one and other != other)
+
+
+def _bytes(values: torch.Tensor | np.ndarray) -> bytes:
+    if isinstance(values, torch.Tensor):
+        values = values.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return values.tobytes()
+
+
+def curves(work: Path) -> list[tuple]:
+    """All that TensorBoard and the JSON lines hold, in the order of writing, without times."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    found = []
+    for file in sorted(work.glob("*/vis_data/*tfevents*")):
+        for event in LegacyEventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                if value.tag.rpartition("/")[2] not in (*_TIMES, "text_summary"):
+                    found.append(("event", value.tag, event.step, value.simple_value))
+    for file in sorted(work.glob("*/vis_data/scalars.json")):
+        for line in file.read_text().splitlines():
+            values = json.loads(line)
+            found.append(("line", *((k, v) for k, v in values.items() if k not in _TIMES)))
+    return found
+
+
+def compare(work: Path, reference: Path) -> list[str]:
+    """Where a run ended differently from another; nothing, if it did not."""
+    found = []
+    names = [sorted(path.name for path in run.glob("*.pth")) for run in (work, reference)]
+    if names[0] != names[1]:
+        found.append(f"files: {names[0]} and {names[1]}")
+    ends = []
+    for run in (work, reference):
+        newest = run_checkpoints(run)[0]
+        checkpoint = load_checkpoint(newest)
+        restore_history(checkpoint)
+        checkpoint["meta"].pop("time")
+        ends.append(checkpoint)
+    found += differences(*ends)
+    logged = [curves(run) for run in (work, reference)]
+    if repr(logged[0]) != repr(logged[1]):
+        kinds = [[entry[:3] for entry in run] for run in logged]
+        what = "steps" if kinds[0] != kinds[1] else "values"
+        found.append(f"{what} of the curves ({len(logged[0])} and {len(logged[1])} entries)")
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# The two parts
+# --------------------------------------------------------------------------------------------------
+
+
+def kill_at_random(kills: int, seed: int, folder: Path, chosen: Sequence[int] | None) -> dict:
+    """Kill each case its share of times, resume it to the end, and compare."""
+    torch.set_num_threads(1)
+    generator = random.Random(seed)
+    draw_images(folder / "images")
+    rows = []
+    listed = cases(folder / "images")
+    listed = listed if chosen is None else [listed[i] for i in chosen]
+    for number, case in enumerate(listed):
+        config = folder / f"case_{number}.py"
+        config.write_text(case.text)
+        reference, work = folder / f"whole_{number}", folder / f"killed_{number}"
+        begin = time.monotonic()
+        run_through(config, reference)
+        duration = time.monotonic() - begin
+        share = kills // len(listed) + (number < kills % len(listed))
+        moments = []
+        for i in range(share):
+            during = "anything"
+            if i == 1:
+                during = "an evaluation" if case.method == "classifier" else "a save"
+            trigger = Trigger(generator.uniform(0.1, 0.9) * duration, during)
+            child = start(config, work, *_resume_or_begin(work))
+            if during == "anything":
+                status = wait(child, trigger.seconds)
+            else:
+                status = wait(child, 4 * duration, until(trigger, work))
+            if status is not None:
+                # It was through before the moment came: no kill.
+                continue
+            kill(child)
+            newest = run_checkpoints(work)
+            moments.append({"during": during, "newest": newest[0].name if newest else None})
+        run_through(config, work, *_resume_or_begin(work))
+        different = compare(work, reference)
+        rows.append(
+            {
+                "method": case.method,
+                "workers": case.workers,
+                "saving": case.saving,
+                "kills": moments,
+                "different": different,
+            }
+        )
+        told = f"DIFFERENT: {different[:10]}" if different else "the same"
+        print(f"{' '.join(map(str, case[:3]))}: {len(moments)} kills, {told}", flush=True)
+    return {"seed": seed, "cases": rows}
+
+
+def _write(part: str, figures: dict, path: Path) -> None:
+    result = json.loads(path.read_text()) if path.exists() else {}
+    result[part] = {**provenance(), **figures}
+    write_result(path, result)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=["kills", "endurance"])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--cases", type=int, nargs="+", help="only these, counted from 0")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the runs go (a temporary folder)")
+    parser.add_argument("--json", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        if arguments.part == "kills":
+            figures = kill_at_random(arguments.kills, arguments.seed, folder, arguments.cases)
+            _write("kills", figures, arguments.json)
+            if any(row["different"] for row in figures["cases"]):
+                sys.exit("a run ended differently after it was killed")
+
+
+if __name__ == "__main__":
+    main()
