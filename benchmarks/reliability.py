@@ -6,9 +6,9 @@
 Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
 
 *kills* trains small nets in real processes, sends them SIGKILL at random moments (some of them in
-the middle of a save or of an evaluation), resumes them with ``tools/train.py --resume`` until they
-are through, and compares the last checkpoint, the curves and the names of the files with those of a
-run that was left in peace, bit by bit.
+the middle of a save or of an evaluation) and once SIGTERM or SIGINT, resumes them with
+``tools/train.py --resume`` until they are through, and compares the last checkpoint, the curves and
+the names of the files with those of a run that was left in peace, bit by bit.
 """
 
 import argparse
@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmsalmask.checkpoint import load_checkpoint, restore_history
+from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.cli import STOPPED_STATUS
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.provenance import provenance, write_result
 
@@ -223,7 +224,7 @@ def wait(child: int, seconds: float, until: Callable[[], bool] = lambda: False) 
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
+        time.sleep(0.001)
     return None
 
 
@@ -249,32 +250,16 @@ def _resume_or_begin(work: Path) -> list[str]:
     return []
 
 
-class Trigger(NamedTuple):
-    """When to kill: so many seconds after the start, or, later than that, in the middle of this."""
-
-    seconds: float
-    during: str
+def saving(work: Path) -> bool:
+    """Whether a checkpoint is being written: its temporary file is there, not yet renamed."""
+    return any(work.glob(".*.pth.*"))
 
 
-def until(trigger: Trigger, work: Path) -> Callable[[], bool]:
-    """Whether the moment has come, for :func:`wait`."""
-    if trigger.during == "a save":
-        # The temporary file, before it is renamed.
-        return lambda: any(work.glob(".*.pth.*"))
-    if trigger.during == "an evaluation":
-        text = work.with_suffix(".txt")
-        seen = text.stat().st_size if text.exists() else 0
-
-        def evaluating() -> bool:
-            if not text.exists():
-                return False
-            with text.open() as file:
-                file.seek(seen)
-                new = file.read()
-            return new.rfind("Epoch(val)") < new.rfind("Saving checkpoint") and "[11/11]" in new
-
-        return evaluating
-    return lambda: False
+def evaluating(work: Path) -> bool:
+    """Whether the last line that was logged is one inside of an evaluation."""
+    text = work.with_suffix(".txt")
+    last = text.read_text().rstrip().rpartition("\n")[2] if text.exists() else ""
+    return "(val)" in last and "accuracy" not in last
 
 
 # --------------------------------------------------------------------------------------------------
@@ -283,7 +268,7 @@ def until(trigger: Trigger, work: Path) -> Callable[[], bool]:
 
 # What tells the time, or where the run lies.
 _TIMES = ("time", "data_time", "images_per_second", "eta", "memory")
-_PLACES = ("cfg", "experiment_name", "last_ckpt", "best_ckpt", "logs", "mmengine_version")
+_PLACES = ("cfg", "experiment_name", "last_ckpt", "best_ckpt", "stop_checkpoint", "logs")
 
 
 def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
@@ -297,7 +282,7 @@ def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
         for key in dict.fromkeys([*one, *other]):
             if key in one and key in other:
                 yield from differences(one[key], other[key], f"{name}.{key}")
-            elif str(key).rpartition("/")[2] not in _TIMES:
+            elif str(key).rpartition("/")[2] not in (*_TIMES, *_PLACES):
                 yield f"{name}.{key}: only in one of them"
     elif isinstance(one, (list, tuple)):
         if len(one) != len(other):
@@ -349,8 +334,7 @@ def compare(work: Path, reference: Path) -> list[str]:
     ends = []
     for run in (work, reference):
         newest = run_checkpoints(run)[0]
-        checkpoint = load_checkpoint(newest)
-        restore_history(checkpoint)
+        checkpoint = revive(load_checkpoint(newest))
         checkpoint["meta"].pop("time")
         ends.append(checkpoint)
     found += differences(*ends)
@@ -367,52 +351,95 @@ def compare(work: Path, reference: Path) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 
 
-def kill_at_random(kills: int, seed: int, folder: Path, chosen: Sequence[int] | None) -> dict:
-    """Kill each case its share of times, resume it to the end, and compare."""
-    torch.set_num_threads(1)
-    generator = random.Random(seed)
-    draw_images(folder / "images")
-    rows = []
-    listed = cases(folder / "images")
-    listed = listed if chosen is None else [listed[i] for i in chosen]
-    for number, case in enumerate(listed):
-        config = folder / f"case_{number}.py"
-        config.write_text(case.text)
-        reference, work = folder / f"whole_{number}", folder / f"killed_{number}"
-        begin = time.monotonic()
-        run_through(config, reference)
-        duration = time.monotonic() - begin
-        share = kills // len(listed) + (number < kills % len(listed))
-        moments = []
-        for i in range(share):
-            during = "anything"
-            if i == 1:
-                during = "an evaluation" if case.method == "classifier" else "a save"
-            trigger = Trigger(generator.uniform(0.1, 0.9) * duration, during)
-            child = start(config, work, *_resume_or_begin(work))
-            if during == "anything":
-                status = wait(child, trigger.seconds)
-            else:
-                status = wait(child, 4 * duration, until(trigger, work))
-            if status is not None:
-                # It was through before the moment came: no kill.
-                continue
+def stop(config: Path, work: Path, number: signal.Signals) -> dict | None:
+    """Send a signal to all processes of a run that trains; it has to save and exit with 75.
+
+    Returns:
+        The signal's name, and the seconds it took; ``None`` for a run that was through before.
+    """
+    child, text = start(config, work, *_resume_or_begin(work)), work.with_suffix(".txt")
+    seen = text.stat().st_size if text.exists() else 0
+
+    def trains() -> bool:
+        return text.exists() and b"(train)" in text.read_bytes()[seen:]
+
+    status = wait(child, 600, trains)
+    begin = time.monotonic()
+    if status is None:
+        os.killpg(child, number)
+        status = wait(child, 60)
+    seconds = time.monotonic() - begin
+    if status == 0:
+        return None
+    if status != STOPPED_STATUS:
+        raise SystemExit(f"{work} ended with status {status} after {number.name}")
+    return {"signal": number.name, "seconds": seconds}
+
+
+def torment(case: Case, config: Path, kills: int, number: signal.Signals, draw: random.Random):
+    """Kill a run so many times and stop it once, resume it to the end, and compare.
+
+    Every other kill comes at a random moment, those between in the middle of a save or of an
+    evaluation. A run that was through before its moment came is compared, and begun anew.
+    """
+    config.write_text(case.text)
+    whole, work = (config.with_name(f"{config.stem}_{name}") for name in ("whole", "killed"))
+    begin = time.monotonic()
+    run_through(config, whole)
+    duration = time.monotonic() - begin
+    moments, stopped, different = [], None, []
+
+    def finish() -> None:
+        different.extend(compare(work, whole))
+        shutil.rmtree(work)
+
+    inside = evaluating if case.method == "classifier" else saving
+    while len(moments) < kills:
+        child = start(config, work, *_resume_or_begin(work))
+        if len(moments) % 2:
+            status = wait(child, 600, lambda: inside(work))
+        else:
+            status = wait(child, draw.uniform(0.2, 0.8) * duration)
+        if status is None:
             kill(child)
+            during = "a save" if saving(work) else "an evaluation" if evaluating(work) else "else"
             newest = run_checkpoints(work)
             moments.append({"during": during, "newest": newest[0].name if newest else None})
-        run_through(config, work, *_resume_or_begin(work))
-        different = compare(work, reference)
-        rows.append(
-            {
-                "method": case.method,
-                "workers": case.workers,
-                "saving": case.saving,
-                "kills": moments,
-                "different": different,
-            }
-        )
+        elif status:
+            raise SystemExit(f"{work} ended with status {status}: see {work}.txt")
+        else:
+            finish()
+    while stopped is None:
+        stopped = stop(config, work, number)
+        if stopped is None:
+            finish()
+    run_through(config, work, *_resume_or_begin(work))
+    finish()
+    return {
+        "method": case.method,
+        "workers": case.workers,
+        "saving": case.saving,
+        "kills": moments,
+        "stop": stopped,
+        "different": different,
+    }
+
+
+def kill_at_random(kills: int, seed: int, folder: Path, chosen: Sequence[int] | None) -> dict:
+    """Spread the kills over the cases."""
+    torch.set_num_threads(1)
+    draw = random.Random(seed)
+    draw_images(folder / "images")
+    listed = cases(folder / "images")
+    listed = listed if chosen is None else [listed[i] for i in chosen]
+    rows = []
+    for i, case in enumerate(listed):
+        share = kills // len(listed) + (i < kills % len(listed))
+        number = (signal.SIGTERM, signal.SIGINT)[i % 2]
+        rows.append(torment(case, folder / f"case_{i}.py", share, number, draw))
+        different = rows[-1]["different"]
         told = f"DIFFERENT: {different[:10]}" if different else "the same"
-        print(f"{' '.join(map(str, case[:3]))}: {len(moments)} kills, {told}", flush=True)
+        print(f"{' '.join(map(str, case[:3]))}: {share} kills, {told}", flush=True)
     return {"seed": seed, "cases": rows}
 
 

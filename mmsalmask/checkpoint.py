@@ -47,7 +47,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
     Reads what mmengine's Runner, ``torch.save`` (zip and older format) and safetensors write. From
     a safetensors file comes ``dict(state_dict=..., meta=<its metadata>)``. mmengine's training
-    history is read as inert objects, which :func:`restore_history` brings back to life.
+    history is read as inert objects, which :func:`revive` brings back to life.
 
     Args:
         path: a file, an ``http(s)://`` address or ``torchvision://<model>``.
@@ -78,13 +78,26 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     return checkpoint
 
 
-def restore_history(checkpoint: dict[str, Any]) -> None:
-    """Make mmengine's HistoryBuffers, for resuming, of the inert objects they are read as."""
-    scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
-    for name, history in scalars.items():
-        if isinstance(history, _History):
-            values, counts = np.array(history._log_history), np.array(history._count_history)
-            scalars[name] = HistoryBuffer(values, counts, int(history.max_length))
+def revive(part: Any) -> Any:
+    """What :func:`load_checkpoint` read, with the true classes in place of inert ones.
+
+    Resuming needs mmengine's HistoryBuffers, and NumPy arrays that can be saved once more.
+
+    Args:
+        part: a nest of dicts, lists and tuples; it stays as it is.
+    """
+    if isinstance(part, dict):
+        copy = type(part)()
+        copy.update({key: revive(value) for key, value in part.items()})
+        return copy
+    if isinstance(part, (list, tuple)):
+        return type(part)(revive(value) for value in part)
+    if isinstance(part, _Array):
+        return np.array(part)
+    if isinstance(part, _History):
+        values, counts = np.array(part._log_history), np.array(part._count_history)
+        return HistoryBuffer(values, counts, int(part.max_length))
+    return part
 
 
 def local_file(path: str | Path) -> Path:

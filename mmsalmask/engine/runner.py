@@ -12,7 +12,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsalmask.checkpoint import load_checkpoint, restore_history
+from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine.log_files import cut_logs, log_sizes
 from mmsalmask.engine.loops import EpochLoop, IterLoop
 from mmsalmask.engine.randomness import random_state, set_random_state
@@ -64,8 +64,8 @@ class ExactRunner(Runner):
         One without the optimizer (the best one) is no checkpoint to resume from and has no state.
         """
         exact = isinstance(self.train_loop, EpochLoop | IterLoop)
-        if exact and options.get("save_optimizer", True):
-            self.message_hub.update_info(_STATE, self._state())
+        exact = exact and options.get("save_optimizer", True)
+        self.message_hub.update_info(_STATE, self._state() if exact else None)
         super().save_checkpoint(out_dir, filename, *args, **options)
 
     def _state(self) -> dict[str, Any]:
@@ -139,8 +139,7 @@ class ExactRunner(Runner):
         Raises:
             InputError: see :func:`mmsalmask.checkpoint.load_checkpoint`.
         """
-        checkpoint = load_checkpoint(filename, map_location)
-        restore_history(checkpoint)
+        checkpoint = revive(load_checkpoint(filename, map_location))
         # mmengine would run the text that it expects there.
         checkpoint.get("meta", {}).pop("config", None)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)

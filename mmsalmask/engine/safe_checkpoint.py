@@ -179,6 +179,13 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=dict(backend="atomic"),
         )
 
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        if is_main_process():
+            # What a run left behind that was killed in the middle of a save.
+            for part in Path(self.out_dir).glob(".*.pth.*"):
+                part.unlink(missing_ok=True)
+
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
