@@ -1,6 +1,7 @@
 """What a run survives: kills at random moments, which leave no trace in its result, and hours.
 
     python benchmarks/reliability.py kills [--kills 20] [--seed 0]
+    python benchmarks/reliability.py processes
     python benchmarks/reliability.py endurance [--minutes 60]
 
 Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
@@ -17,9 +18,11 @@ import importlib
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -189,10 +192,11 @@ def draw_images(folder: Path, number: int = 22) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def start(config: Path, work: Path, *words: str) -> int:
+def start(config: Path, work: Path, *words: str, rank: str = "", **environment: str) -> int:
     """Fork a process that is ``python tools/train.py CONFIG --work-dir WORK WORDS``; its id.
 
-    Forked, because importing everything takes longer than such a run.
+    Forked, because importing everything takes longer than such a run. What it prints is in
+    ``<work><rank>.txt``.
     """
     child = os.fork()
     if child:
@@ -200,7 +204,9 @@ def start(config: Path, work: Path, *words: str) -> int:
     status = 1
     try:
         os.setsid()
-        output = os.open(work.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.environ.update(environment)
+        text = work.with_name(f"{work.name}{rank}.txt")
+        output = os.open(text, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(output, stream)
         tool = ROOT / "tools" / "train.py"
@@ -215,6 +221,22 @@ def start(config: Path, work: Path, *words: str) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def start_ranks(config: Path, work: Path, number: int, *words: str) -> list[int]:
+    """So many processes of one run, joined by gloo, as torchrun would start them; their ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(number):
+        environment = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
+        environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        environment = {name: str(value) for name, value in environment.items()}
+        words_of_all = [*words, "--launcher", "pytorch"]
+        name = f"_{rank}" if rank else ""
+        children.append(start(config, work, *words_of_all, rank=name, **environment))
+    return children
 
 
 def wait(child: int, seconds: float, until: Callable[[], bool] = lambda: False) -> int | None:
@@ -443,6 +465,51 @@ def kill_at_random(kills: int, seed: int, folder: Path, chosen: Sequence[int] | 
     return {"seed": seed, "cases": rows}
 
 
+def several_processes(folder: Path) -> dict:
+    """Stop two processes by a signal to one, resume on two and on one, and let one die."""
+    torch.set_num_threads(1)
+    draw_images(folder / "images")
+    case = cases(folder / "images")[4]  # MaskedMoCo
+    config = folder / "two.py"
+    config.write_text(case.text)
+    whole, work = folder / "two_whole", folder / "two_stopped"
+
+    def end(run: Path, children: list[int], expected: set[int] | None = None) -> float:
+        begin = time.monotonic()
+        statuses = {wait(child, 120) for child in children}
+        if statuses != (expected or {0}):
+            raise SystemExit(f"{run} ended with {statuses}: see {run}.txt")
+        return time.monotonic() - begin
+
+    def trains(run: Path) -> bool:
+        text = run.with_suffix(".txt")
+        return text.exists() and "Epoch(train)" in text.read_text()
+
+    end(whole, start_ranks(config, whole, 2))
+    children = start_ranks(config, work, 2)
+    wait(children[0], 600, lambda: trains(work))
+    os.kill(children[1], signal.SIGTERM)
+    seconds = end(work, children, {STOPPED_STATUS})
+    alone = folder / "two_alone"
+    shutil.copytree(work, alone)
+    end(work, start_ranks(config, work, 2, "--resume"))
+    options = ["--cfg-options", "train_dataloader.batch_size=8"]
+    end(alone, [start(config, alone, "--resume", *options)])
+    told = re.findall(r"resuming on other batches: (.*)", alone.with_suffix(".txt").read_text())
+    dying = folder / "two_dying"
+    children = start_ranks(config, dying, 2)
+    wait(children[0], 600, lambda: trains(dying))
+    kill(children[1])
+    found = end(dying, children[:1], {1})
+    return {
+        "stop_seconds": seconds,
+        "different": compare(work, whole),
+        "on_one_process": told[0],
+        "seconds_to_end_after_a_death": found,
+        "cause": dying.with_suffix(".txt").read_text().strip().splitlines()[-1],
+    }
+
+
 def _write(part: str, figures: dict, path: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {}
     result[part] = {**provenance(), **figures}
@@ -451,7 +518,7 @@ def _write(part: str, figures: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["kills", "endurance"])
+    parser.add_argument("part", choices=["kills", "processes", "endurance"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--cases", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--minutes", type=float, default=60)
@@ -469,6 +536,8 @@ def main() -> None:
             _write("kills", figures, arguments.json)
             if any(row["different"] for row in figures["cases"]):
                 sys.exit("a run ended differently after it was killed")
+        if arguments.part == "processes":
+            _write("processes", several_processes(folder), arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
+from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
 from mmsalmask.engine.slots import SlotGalleryHook
 
@@ -14,6 +15,7 @@ __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "ClassCheckHook",
+    "ExactRunner",
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checkpoint import load_checkpoint, revive
@@ -33,8 +34,8 @@ class ExactRunner(Runner):
 
     - Its loops begin anywhere in an epoch, and its samples depend on their place in the run alone
       (:mod:`mmsalmask.engine.draws`).
-    - A checkpoint also holds the random states of every process, the place in the epoch, and how
-      long the logs were. They ride in the message hub, as ``exact_resume``.
+    - A checkpoint also holds the random states of every process, the place in the epoch, gradients
+      not yet used, and how long the logs were. They ride in the message hub, as ``exact_resume``.
     - It reads checkpoints without running code from them.
     - After SIGTERM or SIGINT it saves and stops, see :meth:`stop`.
 
@@ -80,6 +81,7 @@ class ExactRunner(Runner):
             "batches": loop.batches,
             "batch_size": getattr(sampler, "batch_size", None),
             "validated": loop.validated,
+            "gradients": self._open_gradients(),
             "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
         }
 
@@ -90,6 +92,18 @@ class ExactRunner(Runner):
             if isinstance(norm, _BatchNorm)
             for key, value in norm.named_buffers()
         }
+
+    def _open_gradients(self) -> dict[str, Tensor]:
+        """What was accumulated for a step that is yet to come, the processes' mean."""
+        wrapper = self.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        if all(one.should_update() for one in wrappers):
+            return {}
+        named = self._plain_model.named_parameters()
+        gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        for gradient in gradients.values():
+            all_reduce(gradient, "mean")
+        return gradients
 
     @property
     def _plain_model(self) -> nn.Module:
@@ -177,11 +191,14 @@ class ExactRunner(Runner):
             return
         loop, processes = self.train_loop, state["processes"]
         loop.validated = state["validated"]
-        if len(processes) == self.world_size:
-            own = processes[self.rank]
-            set_random_state(own["random"])
-            self._plain_model.load_state_dict(own["batch_norm"], strict=False)
         loop.batches = self._batches_here(state)
+        # On more processes than before, some draw the same numbers, as all do in a new run.
+        own = processes[self.rank % len(processes)]
+        set_random_state(own["random"])
+        self._plain_model.load_state_dict(own["batch_norm"], strict=False)
+        parameters = dict(self._plain_model.named_parameters())
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
 
     def _batches_here(self, state: dict[str, Any]) -> int:
         """How many batches of this run's size were trained, the checkpoint's having another."""
@@ -201,7 +218,7 @@ class ExactRunner(Runner):
                 "set the learning rate yourself"
             )
         if former[1] != now[1]:
-            told.append("masks are drawn anew, since each process had random states of its own")
+            told.append("masks differ, since each process has random states of its own")
         if rest:
             told.append(f"{rest} images of this epoch are trained once more")
         self.logger.warning(f"resuming on other batches: {'; '.join(told)}")

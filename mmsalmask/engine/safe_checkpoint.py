@@ -81,10 +81,15 @@ def with_digest(archive: bytes) -> bytes:
     So the digest is in the file itself, wherever it is copied, and every reader of zip archives
     passes over it. What is no zip archive, or has a comment, is returned as it is.
     """
-    if archive[:4] != b"PK\3\4" or archive[-22:-18] != b"PK\5\6" or archive[-2:] != _NO_COMMENT:
+    if archive[:4] != b"PK\3\4" or not _ends_plainly(archive):
         return archive
     digest = hashlib.sha256(archive[:-2]).hexdigest().encode()
     return archive[:-2] + _BEFORE_DIGEST + digest
+
+
+def _ends_plainly(archive: bytes) -> bool:
+    """Whether these last bytes are the end of a zip archive without a comment."""
+    return archive[-22:-18] == b"PK\5\6" and archive[-2:] == _NO_COMMENT
 
 
 def why_damaged(path: str | Path) -> str | None:
@@ -102,11 +107,13 @@ def why_damaged(path: str | Path) -> str | None:
         if end.startswith(_BEFORE_DIGEST):
             same = _digest(path, size - _END).encode() == end[len(_BEFORE_DIGEST) :]
             return None if same else "its content does not match its digest"
+        if not _ends_plainly(end):
+            return "its end is missing" if size else "it is empty"
         with zipfile.ZipFile(path) as archive:
-            broken = "digest" if archive.comment else archive.testzip()
+            broken = archive.testzip()
         return f"its part {broken} is damaged" if broken else None
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        return f"it is truncated or no checkpoint ({error})" if size else "it is empty"
+        return f"it is truncated or no checkpoint ({error})"
 
 
 def run_checkpoints(*folders: str | Path) -> list[Path]:
@@ -181,6 +188,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        # mmengine forgets it on resuming, and then does not save anew after a best evaluation.
+        self.last_ckpt = runner.message_hub.get_info("last_ckpt")
         if is_main_process():
             # What a run left behind that was killed in the middle of a save.
             for part in Path(self.out_dir).glob(".*.pth.*"):
