@@ -5,6 +5,7 @@ from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.classes import ClassCheckHook
 from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
+from mmsalmask.engine.guards import CollapseHook, NonFiniteHook
 from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.runner import ExactRunner
@@ -15,10 +16,12 @@ __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "ClassCheckHook",
+    "CollapseHook",
     "ExactRunner",
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",
+    "NonFiniteHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",
     "TrainingStatisticsHook",
