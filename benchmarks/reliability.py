@@ -2,6 +2,7 @@
 
     python benchmarks/reliability.py kills [--kills 20] [--seed 0]
     python benchmarks/reliability.py processes
+    python benchmarks/reliability.py files
     python benchmarks/reliability.py endurance [--minutes 60]
 
 Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
@@ -36,6 +37,7 @@ from PIL import Image
 
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.cli import STOPPED_STATUS
+from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.provenance import provenance, write_result
 
@@ -510,6 +512,143 @@ def several_processes(folder: Path) -> dict:
     }
 
 
+# --------------------------------------------------------------------------------------------------
+# Bad files
+# --------------------------------------------------------------------------------------------------
+
+
+def make_bad_files(folder: Path) -> dict[str, Path]:
+    """One file of each kind that has broken somebody's training, by what is strange about it."""
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    photo, made = Image.fromarray(pixels), {}
+
+    def save(kind: str, image: Image.Image, name: str, **options: Any) -> None:
+        made[kind] = folder / name
+        image.save(made[kind], **options)
+
+    save("plain", photo, "plain.jpg")
+    save("CMYK", photo.convert("CMYK"), "cmyk.jpg")
+    save("16-bit grey", Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), "deep.png")
+    save("palette with transparency", photo.convert("P"), "palette.png", transparency=0)
+    save("animated", photo, "moving.gif", save_all=True, append_images=[photo.rotate(90)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    save("rotated by EXIF", photo, "turned.jpg", exif=turned)
+    save("1 × 1 pixels", photo.crop((0, 0, 1, 1)), "dot.png")
+    save("20,000 × 10 pixels", photo.resize((20000, 10)), "line.png")
+    save("decompression bomb", Image.new("1", (15000, 15000)), "bomb.png")
+    save("Unicode name", photo, "фото 写真 \N{COMBINING ACUTE ACCENT}é.png")
+    save("wrong extension", photo, "really_a_png.jpg", format="PNG")
+    whole = made["plain"].read_bytes()
+    for kind, name, content in (
+        ("truncated", "cut.jpg", whole[: len(whole) // 2]),
+        ("header only", "header.jpg", whole[:20]),
+        ("empty", "empty.jpg", b""),
+        ("text", "text.jpg", b"<html>404 Not Found</html>"),
+        ("random bytes", "noise.png", pixels.tobytes()),
+    ):
+        made[kind] = folder / name
+        made[kind].write_bytes(content)
+    made["unreadable"] = folder / "secret.jpg"
+    made["unreadable"].write_bytes(whole)
+    made["unreadable"].chmod(0)
+    made["link to nowhere"] = folder / "gone.jpg"
+    made["link to nowhere"].symlink_to(folder / "never_was.jpg")
+    made["link to itself"] = folder / "itself.jpg"
+    made["link to itself"].symlink_to(made["link to itself"])
+    made["loop of folders"] = folder / "loop"
+    made["loop of folders"].symlink_to(folder)
+    return made
+
+
+def train_on_bad_files(folder: Path) -> dict:
+    """Train on such a folder, tolerating all of them; what became of each."""
+    torch.set_num_threads(1)
+    draw_images(folder / "images", 6)
+    made = make_bad_files(folder / "images" / "0" / "bad")
+    config, work = folder / "bad.py", folder / "bad"
+    config.write_text(cases(folder / "images")[0].text)
+    run_through(config, work, "--cfg-options", "custom_hooks.2.limit=1.0")
+    text = work.with_suffix(".txt").read_text()
+    found = {}
+    for kind, path in made.items():
+        reason = re.search(rf"broken image {re.escape(str(path))}: (.*)", text)
+        found[kind] = f"skipped: {reason[1]}" if reason else "decoded"
+    found["loop of folders"] = "each folder searched once"
+    if os.geteuid() == 0 and found["unreadable"] == "decoded":
+        found["unreadable"] = "decoded, as permissions do not bind root"
+    return {"files": found}
+
+
+# --------------------------------------------------------------------------------------------------
+# Endurance
+# --------------------------------------------------------------------------------------------------
+
+
+def endure(minutes: float, folder: Path) -> dict:
+    """Train the demo config on drawn images for so long, and watch what it holds.
+
+    Memory is that of the process and of its workers, what they share counted once; open files are
+    those of the process. Both are fitted by a straight line over the second half of the time, when
+    caches and pools are full. Throughput is the median over iterations, the last tenth's over the
+    first's.
+    """
+    data, work = folder / "data", folder / "endurance"
+    draw_demo_set(data)
+    config = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
+    options = [f"data_root={data}", "train_cfg.max_epochs=100000"]
+    child = start(config, work, "--cfg-options", *options)
+    text, samples = work.with_suffix(".txt"), []
+    status = wait(child, 600, lambda: text.exists() and b"(train)" in text.read_bytes())
+    begin = time.monotonic()
+    while status is None and time.monotonic() < begin + 60 * minutes:
+        group = _group(child)
+        files = len(os.listdir(f"/proc/{child}/fd"))
+        samples.append((time.monotonic() - begin, sum(map(_resident, group)), files))
+        status = wait(child, 2)
+    if status is not None:
+        raise SystemExit(f"{work} ended with status {status}: see {text}")
+    os.kill(child, signal.SIGTERM)
+    if wait(child, 120) != STOPPED_STATUS:
+        raise SystemExit(f"{work} did not save and stop: see {text}")
+    newest = run_checkpoints(work)[0]
+    history = load_checkpoint(newest)["message_hub"]["log_scalars"]["train/time"]
+    seconds = np.array(history._log_history)
+    tenth = max(1, len(seconds) // 10)
+    hours, memory, files = np.array(samples[len(samples) // 2 :]).T / [[3600], [1], [1]]
+    return {
+        "minutes": minutes,
+        "iterations": len(seconds),
+        "memory_mb": samples[-1][1],
+        "memory_mb_per_hour": float(np.polyfit(hours, memory, 1)[0]),
+        "open_files": samples[-1][2],
+        "open_files_per_hour": float(np.polyfit(hours, files, 1)[0]),
+        "throughput_last_over_first": float(
+            np.median(seconds[:tenth]) / np.median(seconds[-tenth:])
+        ),
+    }
+
+
+def _group(leader: int) -> list[int]:
+    """A process and its workers."""
+    found = []
+    for process in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process) == leader:
+                found.append(process)
+    return found
+
+
+def _resident(process: int) -> float:
+    """Memory of a process in MB; what it shares is divided by the number of its holders."""
+    try:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except OSError:  # it has ended
+        return 0.0
+    return int(re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)[1]) / 1024
+
+
 def _write(part: str, figures: dict, path: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {}
     result[part] = {**provenance(), **figures}
@@ -518,7 +657,7 @@ def _write(part: str, figures: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["kills", "processes", "endurance"])
+    parser.add_argument("part", choices=["kills", "processes", "files", "endurance"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--cases", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--minutes", type=float, default=60)
@@ -536,6 +675,10 @@ def main() -> None:
             _write("kills", figures, arguments.json)
             if any(row["different"] for row in figures["cases"]):
                 sys.exit("a run ended differently after it was killed")
+        if arguments.part == "endurance":
+            _write("endurance", endure(arguments.minutes, folder), arguments.json)
+        if arguments.part == "files":
+            _write("files", train_on_bad_files(folder), arguments.json)
         if arguments.part == "processes":
             _write("processes", several_processes(folder), arguments.json)
 
