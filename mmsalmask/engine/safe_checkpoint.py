@@ -7,6 +7,7 @@ import re
 import secrets
 import zipfile
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -51,7 +52,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses that, too
+            temporary.unlink(missing_ok=True)
 
 
 def _digest(path: Path, end: int | None = None) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import os
+import resource
 import subprocess
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from mmsalmask.cli import report_errors
 from mmsalmask.engine import write_atomically
 from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend, why_damaged, with_digest
 
@@ -395,3 +397,72 @@ def test_a_write_that_fails_half_way_costs_no_checkpoint_on_any_disk(tmp_path, m
     train(tmp_path, 4, resume=tmp_path / "epoch_2.pth", max_keep_ckpts=2)
     assert checkpoints(tmp_path) == ["epoch_3.pth", "epoch_4.pth"]
     assert epoch_of(tmp_path / "epoch_4.pth") == 4
+
+
+# ------------------------------------------------------------------------------------ other limits
+
+
+def refused(target: Path, content: bytes, capsys) -> str:
+    """The one line that a tool prints when it cannot write."""
+    before = target.read_bytes()
+    with pytest.raises(SystemExit) as caught, report_errors():
+        write_atomically(target, content)
+    assert caught.value.code == 2
+    assert target.read_bytes() == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("start again with --resume, the last good checkpoint is kept")
+    assert str(target) in line
+    return line
+
+
+def test_a_read_only_disk_is_told_and_keeps_what_is_there(small_disk, capsys):
+    target = small_disk / "epoch_1.pth"
+    target.write_bytes(b"old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "a disk that is read-only" in refused(target, b"new", capsys)
+    assert os.listdir(small_disk) == ["epoch_1.pth"]
+
+
+def test_a_limit_of_file_sizes_is_told_and_keeps_what_is_there(tmp_path, capsys):
+    target = tmp_path / "epoch_1.pth"
+    target.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        told = refused(target, bytes(100_000), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "ulimit -f" in told
+    assert os.listdir(tmp_path) == ["epoch_1.pth"]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.EACCES, "no permission"),
+        (errno.EPERM, "no permission"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "fails"),
+        (errno.ENOSPC, "no space left"),
+    ],
+)
+def test_whatever_the_system_refuses_is_told_in_its_own_sentence(
+    tmp_path, capsys, monkeypatch, number, word
+):
+    target = tmp_path / "epoch_1.pth"
+    target.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.replace", fail)
+    assert word in refused(target, b"new", capsys)
+    assert os.listdir(tmp_path) == ["epoch_1.pth"]
+
+
+def test_what_a_killed_save_left_behind_is_cleared_away(tmp_path):
+    (tmp_path / ".epoch_1.pth.0a1b2c3d").write_bytes(b"half")
+    (tmp_path / ".other").write_bytes(b"")
+    train(tmp_path, 1)
+    assert hidden(tmp_path) == [".other"]
