@@ -1,8 +1,8 @@
-"""Render the tables of the README from the data they show.
+"""Render the tables of the README and of docs/reliability.md from the data they show.
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
 benchmarks/results, published ones from benchmarks/published, and what a method does from the
-metafiles. Run without arguments to rewrite the README, with --check to fail if it is not up to
+metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
 date.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FILES = (ROOT / "README.md", ROOT / "docs" / "reliability.md")
+BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def result(name: str) -> dict:
@@ -113,6 +113,41 @@ def pipeline() -> str:
     return markdown(["photos, views", *ways], rows) + origin(data)
 
 
+def kills() -> str:
+    data = result("reliability.json")["kills"]
+    rows = []
+    for case in data["cases"]:
+        during = [kill["during"] for kill in case["kills"]]
+        inside = [f"{during.count(kind)} in {kind}" for kind in ("a save", "an evaluation")]
+        inside = ", ".join(text for text in inside if text[0] != "0")
+        stop = f"{case['stop']['signal']}, {case['stop']['seconds']:.1f} s"
+        row = [case["method"], case["saving"], str(case["workers"]), str(len(during)), inside, stop]
+        rows.append([*row, "the same" if not case["different"] else "different"])
+    header = ["run", "checkpoints", "workers", "SIGKILL", "of them", "stopped by", "result"]
+    return markdown(header, rows, words=7) + origin(data)
+
+
+def processes() -> str:
+    data = result("reliability.json")["processes"]
+    same = "the same" if not data["different"] else "different"
+    rows = [
+        ["SIGTERM to one of two processes", f"both saved and left in {data['stop_seconds']:.1f} s"],
+        ["resumed on two processes", same],
+        ["resumed on one process", data["on_one_process"]],
+        [
+            "SIGKILL to one of two processes",
+            f"the other ended after {data['seconds_to_end_after_a_death']:.1f} s",
+        ],
+    ]
+    return markdown(["what happened", "what came of it"], rows, words=2) + origin(data)
+
+
+def bad_files() -> str:
+    data = result("reliability.json")["files"]
+    rows = [[kind, outcome] for kind, outcome in data["files"].items()]
+    return markdown(["file", "what became of it"], rows, words=2) + origin(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cached_saliency": cached_saliency,
     "caltech": caltech,
@@ -120,6 +155,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": published,
     "masking": masking,
     "methods": methods,
+    "kills": kills,
+    "processes": processes,
+    "bad files": bad_files,
 }
 
 
@@ -132,11 +170,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    written = README.read_text()
-    rendered = render(written)
-    if check and rendered != written:
-        sys.exit("README.md is not up to date: run python benchmarks/render.py")
-    README.write_text(rendered)
+    for file in FILES:
+        written = file.read_text()
+        rendered = render(written)
+        if check and rendered != written:
+            sys.exit(f"{file.name} is not up to date: run python benchmarks/render.py")
+        file.write_text(rendered)
 
 
 if __name__ == "__main__":

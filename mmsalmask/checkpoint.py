@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import HistoryBuffer, MMLogger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -47,8 +47,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
     Reads what mmengine's Runner, ``torch.save`` (zip and older format) and safetensors write. From
     a safetensors file comes ``dict(state_dict=..., meta=<its metadata>)``. mmengine's training
-    history is read as inert objects: this function is for looking into checkpoints and taking
-    weights from them; mmengine resumes by its own loader.
+    history is read as inert objects, which :func:`revive` brings back to life.
 
     Args:
         path: a file, an ``http(s)://`` address or ``torchvision://<model>``.
@@ -77,6 +76,28 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
             f"{file} holds a {type(checkpoint).__name__} where a checkpoint holds a dict of weights"
         )
     return checkpoint
+
+
+def revive(part: Any) -> Any:
+    """What :func:`load_checkpoint` read, with the true classes in place of inert ones.
+
+    Resuming needs mmengine's HistoryBuffers, and NumPy arrays that can be saved once more.
+
+    Args:
+        part: a nest of dicts, lists and tuples; it stays as it is.
+    """
+    if isinstance(part, dict):
+        copy = type(part)()
+        copy.update({key: revive(value) for key, value in part.items()})
+        return copy
+    if isinstance(part, (list, tuple)):
+        return type(part)(revive(value) for value in part)
+    if isinstance(part, _Array):
+        return np.array(part)
+    if isinstance(part, _History):
+        values, counts = np.array(part._log_history), np.array(part._count_history)
+        return HistoryBuffer(values, counts, int(part.max_length))
+    return part
 
 
 def local_file(path: str | Path) -> Path:

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, Stopped
 
 INPUT_STATUS = 2
+STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again
 INTERRUPT_STATUS = 130
 
 
@@ -72,9 +73,10 @@ class _Options(DictAction):
 def report_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and an exit status.
 
-    An :class:`InputError`, or a full disk, exits with 2; an interrupt with 130. Anything else is a
-    defect of ours and passes untouched, with its traceback. Of several processes on a machine
-    (``LOCAL_RANK``) only the first prints; all exit alike.
+    An :class:`InputError`, or a file that cannot be written (a full disk, no permission), exits
+    with 2; a run that was saved after a signal with 75; an interrupt elsewhere with 130. Anything
+    else is a defect of ours and passes untouched, with its traceback. Of several processes on a
+    machine (``LOCAL_RANK``) only the first prints; all exit alike.
     """
     # A log file on a full disk would add a traceback of its own for every line.
     logging.raiseExceptions = False
@@ -82,12 +84,14 @@ def report_errors() -> Iterator[None]:
         yield
     except InputError as error:
         _leave(f"error: {_sentence(error)}", INPUT_STATUS)
+    except Stopped as stopped:
+        _leave(str(stopped), STOPPED_STATUS)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPT_STATUS)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _NOT_WRITTEN:
             raise
-        _leave(f"error: {_full_disk(error)}", INPUT_STATUS)
+        _leave(f"error: {_not_written(error)}", INPUT_STATUS)
 
 
 def _sentence(error: InputError) -> str:
@@ -96,13 +100,21 @@ def _sentence(error: InputError) -> str:
     return str(error).rpartition(raised)[2].rstrip()
 
 
-def _full_disk(error: OSError) -> str:
+_NOT_WRITTEN = {
+    errno.ENOSPC: "no space left on the disk that holds {}; make room",
+    errno.EDQUOT: "the disk quota for {} is used up; make room",
+    errno.EFBIG: "{} would be larger than files may be here (ulimit -f); raise the limit",
+    errno.EROFS: "{} lies on a disk that is read-only; choose another --work-dir, or remount it",
+    errno.EACCES: "there is no permission to write {}; give it",
+    errno.EPERM: "there is no permission to write {}; give it",
+    errno.EIO: "the disk that holds {} fails; choose another --work-dir",
+}
+
+
+def _not_written(error: OSError) -> str:
     # A failed write, unlike a failed open, does not say which file it was.
-    where = error.filename or "the work directory"
-    return (
-        f"no space left on the disk that holds {where}; make room and start again with --resume, "
-        "the last good checkpoint is kept"
-    )
+    told = _NOT_WRITTEN[error.errno].format(error.filename or "the work directory")
+    return f"{told} and start again with --resume, the last good checkpoint is kept"
 
 
 def _leave(message: str, status: int) -> None:

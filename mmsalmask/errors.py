@@ -7,3 +7,10 @@ class InputError(ValueError):
     The message is one sentence (two at most) that says what is wrong and what to do about it. The
     command line tools print it alone, without a traceback, and exit with status 2.
     """
+
+
+class Stopped(Exception):
+    """A signal ended the run after it was saved; the message says where it goes on.
+
+    The command line tools print it and exit with status 75, which stands for "try again later".
+    """

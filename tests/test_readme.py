@@ -1,7 +1,11 @@
-from render import README, render
+"""Rendered tables are up to date."""
+
+import pytest
+from render import FILES, render
 
 
-def test_tables_of_the_readme_show_the_data_they_are_rendered_from():
-    written = README.read_text()
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_tables_show_the_data_they_are_rendered_from(file):
+    written = file.read_text()
     assert render(written) == written
     assert written.count("<!-- table:") == written.count("<!-- end -->") >= 2

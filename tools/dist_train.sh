@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Train on several GPUs of one machine, or on several machines (set NNODES, NODE_RANK, MASTER_ADDR):
 #   tools/dist_train.sh CONFIG GPUS [arguments of train.py]
+#
+# When a process dies, torchrun ends the others. With MAX_RESTARTS=3 it starts all of them anew, three
+# times at most, and they go on from the newest good checkpoint. SIGTERM to this script, or Ctrl-C,
+# saves and stops all of them at the same iteration; the same command with --resume goes on.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [arguments of train.py]" >&2
@@ -12,5 +16,5 @@ shift 2
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
+    --nproc_per_node="$gpus" --max_restarts="${MAX_RESTARTS:-0}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"

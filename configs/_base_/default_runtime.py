@@ -16,6 +16,10 @@ custom_hooks = [
     # Pictures of views, saliency and masks, under work_dir/masks.
     dict(type='mmsalmask.MaskGalleryHook', interval=10),
     dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    # Skips steps that are not finite and tells their files; stops when they last.
+    dict(type='mmsalmask.NonFiniteHook', limit=10),
+    # Warns of collapsing embeddings, a stale queue and saliency maps that say nothing.
+    dict(type='mmsalmask.CollapseHook', interval=50),
 ]
 
 visualizer = dict(

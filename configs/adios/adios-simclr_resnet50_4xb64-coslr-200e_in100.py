@@ -24,4 +24,6 @@ custom_hooks = [
     # Pictures of views and slots, under work_dir/masks.
     dict(type='mmsalmask.SlotGalleryHook', interval=10),
     dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    dict(type='mmsalmask.NonFiniteHook', limit=10),
+    dict(type='mmsalmask.CollapseHook', interval=50),
 ]

@@ -20,4 +20,6 @@ custom_hooks = [
     dict(type='mmsalmask.TrainingStatisticsHook', interval=10),
     dict(type='mmsalmask.SlotGalleryHook', interval=4),
     dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    dict(type='mmsalmask.NonFiniteHook', limit=10),
+    dict(type='mmsalmask.CollapseHook', interval=10),
 ]

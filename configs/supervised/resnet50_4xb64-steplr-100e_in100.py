@@ -9,4 +9,5 @@ _base_ = [
 custom_hooks = [
     dict(type='mmsalmask.TrainingStatisticsHook', interval=50),
     dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    dict(type='mmsalmask.NonFiniteHook', limit=10),
 ]

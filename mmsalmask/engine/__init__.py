@@ -6,9 +6,11 @@ from mmsalmask.engine.classes import ClassCheckHook
 from mmsalmask.engine.deferred_log import DeferredRuntimeInfoHook
 from mmsalmask.engine.frozen import FrozenCheckHook
 from mmsalmask.engine.gallery import draw_gallery
+from mmsalmask.engine.guards import CollapseHook, NonFiniteHook
 from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
 from mmsalmask.engine.resident_images import ResidentImagesHook
+from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
 from mmsalmask.engine.slots import SlotGalleryHook
 
@@ -16,10 +18,13 @@ __all__ = [
     "BFloat16OptimWrapper",
     "BrokenImagesHook",
     "ClassCheckHook",
+    "CollapseHook",
     "DeferredRuntimeInfoHook",
+    "ExactRunner",
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",
+    "NonFiniteHook",
     "ResidentImagesHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -10,7 +11,6 @@ import torch
 from mmengine import Config
 from mmengine.dataset import BaseDataset
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from mmsalmask.checkpoint import (
@@ -23,7 +23,9 @@ from mmsalmask.checkpoint import (
 from mmsalmask.config import check_config
 from mmsalmask.datasets import fingerprint
 from mmsalmask.engine.paths import check_data_paths
-from mmsalmask.errors import InputError
+from mmsalmask.engine.runner import ExactRunner
+from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
+from mmsalmask.errors import InputError, Stopped
 from mmsalmask.saliency import CachedSaliency
 
 _FUSED = ("SGD", "Adam", "AdamW")
@@ -60,44 +62,70 @@ def use_amp(config: Config, dtype: str) -> None:
 
 
 def set_resume(config: Config, resume: str) -> None:
-    """Resume from a checkpoint file, or with ``auto`` from the newest one in the work directory.
+    """Resume from a checkpoint file, or with ``auto`` from the newest good one of the run.
+
+    The seed of the run becomes that of the checkpoint, so that order and augmentation of the images
+    go on as they were. A damaged checkpoint is named in a warning and passed over.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no good one, or the given file is damaged.
     """
     if resume == "auto":
-        resume = find_latest_checkpoint(config.work_dir)
-        if resume is None:
-            raise InputError(
-                f"--resume: there is no checkpoint in {config.work_dir}: check --work-dir, give "
-                "--resume a file, or start without it"
-            )
-    if not Path(resume).is_file():
+        resume = _newest_good(config)
+    elif not Path(resume).is_file():
         raise InputError(f"--resume: checkpoint {resume} does not exist")
+    elif reason := why_damaged(resume):
+        raise InputError(
+            f"--resume: {resume} is damaged, {reason}: --resume without a file finds the newest "
+            "good one"
+        )
     config.resume, config.load_from = True, str(resume)
+    seed = load_checkpoint(resume).get("meta", {}).get("seed")
+    if seed is not None:
+        config.setdefault("randomness", {})
+        if config.randomness.get("seed") not in (None, seed):
+            _warn(f"--resume: goes on with seed {seed} of the checkpoint, not with the config's")
+        config.randomness.seed = seed
 
 
-class _Runner(Runner):
-    """mmengine's runner, which prepares a model for fast steps before DDP looks at its memory."""
+def has_checkpoint(config: Config) -> bool:
+    """Whether the work directory holds a checkpoint to resume from, good or not."""
+    return bool(run_checkpoints(*_checkpoint_folders(config)))
 
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        if self.cfg.get("fast_step"):
-            model.to(memory_format=torch.channels_last)
-        if self.cfg.get("compile_encoders"):
-            # In place: the names of parameters stay what they are.
-            model.backbone.compile()
-            if hasattr(model, "momentum_encoder"):
-                model.momentum_encoder[0].compile()
-        return super().wrap_model(model_wrapper_cfg, model)
 
-    def _init_model_weights(self) -> None:
-        if not self.cfg.get("fast_step"):
-            return super()._init_model_weights()
-        # Random numbers fill a tensor in the order of its memory: a seed shall give the same
-        # weights either way.
-        self.model.to(memory_format=torch.contiguous_format)
-        super()._init_model_weights()
-        self.model.to(memory_format=torch.channels_last)
+def restarted() -> bool:
+    """Whether torchrun or Slurm has started this job again, after a failure or a preemption."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(count, "0") not in ("", "0") for count in counts)
+
+
+def _checkpoint_folders(config: Config) -> list[Path]:
+    """The work directory and, where the checkpoint hook has an ``out_dir``, the folder below it."""
+    work = Path(config.work_dir)
+    out = ((config.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    return [work] if out is None else [work, Path(out) / work.name]
+
+
+def _newest_good(config: Config) -> Path:
+    found = run_checkpoints(*_checkpoint_folders(config))
+    for path in found:
+        reason = why_damaged(path)
+        if reason is None:
+            return path
+        _warn(f"--resume: {path} is passed over, {reason}")
+    if found:
+        raise InputError(
+            f"--resume: all checkpoints in {config.work_dir} are damaged, the newest is {found[0]}"
+        )
+    raise InputError(
+        f"--resume: there is no checkpoint in {config.work_dir}: check --work-dir, give "
+        "--resume a file, or start without it"
+    )
+
+
+def _warn(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def fuse_optimizers(config: Config) -> None:
@@ -109,7 +137,7 @@ def fuse_optimizers(config: Config) -> None:
             optimizer.setdefault("fused", True)
 
 
-def build_runner(config: Config, testing: bool = False) -> Runner:
+def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     """Check everything that can be checked before time is spent, then build the runner.
 
     Files that a part of the model starts from (``init_cfg``) are read here first: mmengine would
@@ -148,7 +176,7 @@ def build_runner(config: Config, testing: bool = False) -> Runner:
         _distribute_over_cpus(config)
     if config.get("fast_step"):
         fuse_optimizers(config)
-    runner = _Runner.from_cfg(config)
+    runner = ExactRunner.from_cfg(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
     for file, modules in _starting_files(model).items():
@@ -176,15 +204,19 @@ def cache_of(model: nn.Module) -> CachedSaliency | None:
     return localizer if isinstance(localizer, CachedSaliency) else None
 
 
-def train(runner: Runner) -> None:
+def train(runner: ExactRunner) -> None:
     """Train as the runner's config says.
 
     Raises:
         InputError: no image is left of a dataset, where mmengine only says that it has nothing to
             concatenate.
+        Stopped: a signal came; everything is saved.
     """
     try:
         runner.train()
+    except Stopped:
+        leave_process_group()
+        raise
     except ValueError as error:
         dataset = _dataset_being_loaded(error)
         if dataset is None or dataset.data_list:

@@ -1,8 +1,13 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints that are whole or absent, and the newest good one of a folder."""
 
+import errno
+import hashlib
 import os
+import re
 import secrets
+import zipfile
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -11,15 +16,23 @@ from mmengine.hooks import CheckpointHook
 
 from mmsalmask.registry import HOOKS
 
+# A zip archive ends with the length of its comment, in two bytes, and the comment.
+_COMMENT = b"sha256="
+_NO_COMMENT = b"\0\0"
+_BEFORE_DIGEST = (len(_COMMENT) + 64).to_bytes(2, "little") + _COMMENT
+_END = len(_BEFORE_DIGEST) + 64
+_NAMES = re.compile(r"(epoch|iter)_(\d+)\.pth")
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file so that a reader, a crash or a full disk finds the old content or the new.
 
-    The content goes to a temporary file beside the target, is flushed to the disk and renamed.
+    The content goes to a temporary file beside the target, is flushed to the disk, read back and
+    renamed.
 
     Raises:
-        OSError: as the system reports it, naming ``path``; the temporary file is gone, an older
-            target untouched.
+        OSError: as the system reports it, naming ``path``, or if other content came back; the
+            temporary file is gone, an older target untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,18 +43,96 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # read it from the disk, not from memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if _digest(temporary) != hashlib.sha256(content).hexdigest():
+            raise OSError(errno.EIO, "other content was read back than was written")
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses that, too
+            temporary.unlink(missing_ok=True)
+
+
+def _digest(path: Path, end: int | None = None) -> str:
+    """SHA-256 of a file, or of its first ``end`` bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size if end is None else end
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a renaming survive a power failure."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:  # some network file systems cannot, and need not
+        pass
+    finally:
+        os.close(number)
+
+
+def with_digest(archive: bytes) -> bytes:
+    """A zip archive, such as torch.save writes, with the SHA-256 of all before it as its comment.
+
+    So the digest is in the file itself, wherever it is copied, and every reader of zip archives
+    passes over it. What is no zip archive, or has a comment, is returned as it is.
+    """
+    if archive[:4] != b"PK\3\4" or not _ends_plainly(archive):
+        return archive
+    digest = hashlib.sha256(archive[:-2]).hexdigest().encode()
+    return archive[:-2] + _BEFORE_DIGEST + digest
+
+
+def _ends_plainly(archive: bytes) -> bool:
+    """Whether these last bytes are the end of a zip archive without a comment."""
+    return archive[-22:-18] == b"PK\5\6" and archive[-2:] == _NO_COMMENT
+
+
+def why_damaged(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint, or ``None`` if it is as it was written.
+
+    A file with a digest is compared with it. In one without (of an older version, of mmengine), the
+    checksums of the zip archive are.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, size - _END))
+            end = file.read()
+        if end.startswith(_BEFORE_DIGEST):
+            same = _digest(path, size - _END).encode() == end[len(_BEFORE_DIGEST) :]
+            return None if same else "its content does not match its digest"
+        if not _ends_plainly(end):
+            return "its end is missing" if size else "it is empty"
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return f"its part {broken} is damaged" if broken else None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        return f"it is truncated or no checkpoint ({error})"
+
+
+def run_checkpoints(*folders: str | Path) -> list[Path]:
+    """The checkpoints of a run, ``epoch_<n>.pth`` and ``iter_<n>.pth``, the last written first."""
+    found = []
+    for folder in folders:
+        for path in Path(folder).glob("*.pth"):
+            if match := _NAMES.fullmatch(path.name):
+                found.append((path.stat().st_mtime_ns, int(match[2]), path))
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local file backend with an atomic :meth:`put`."""
+    """mmengine's local file backend with an atomic :meth:`put`, which adds a digest."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        write_atomically(filepath, obj)
+        write_atomically(filepath, with_digest(obj))
 
 
 class _BlindBackend(AtomicLocalBackend):
@@ -62,8 +153,9 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's checkpoint hook, but a failed save costs nothing.
 
     mmengine deletes the outdated checkpoint before it writes the new one, and writes in place: on a
-    full disk both are lost. Here the new file is complete under its name before ``last_checkpoint``
-    points to it, and only then the outdated one, or the former best, is deleted.
+    full disk both are lost. Here the new file is complete under its name, and was read back, before
+    ``last_checkpoint`` points to it, and only then the outdated one, or the former best, is
+    deleted.
 
     Takes ``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best`` and the other arguments of
     ``CheckpointHook``, except those that choose a file backend: files are local.
@@ -96,6 +188,15 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=dict(backend="atomic"),
         )
 
+    def before_train(self, runner) -> None:
+        super().before_train(runner)
+        # mmengine forgets it on resuming, and then does not save anew after a best evaluation.
+        self.last_ckpt = runner.message_hub.get_info("last_ckpt")
+        if is_main_process():
+            # What a run left behind that was killed in the middle of a save.
+            for part in Path(self.out_dir).glob(".*.pth.*"):
+                part.unlink(missing_ok=True)
+
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = str(Path(self.out_dir) / name)
@@ -114,6 +215,10 @@ class SafeCheckpointHook(CheckpointHook):
             write_atomically(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt.encode())
             for old in outdated:
                 (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
+        # That of a run which was stopped by a signal, and went on.
+        stopped = runner.message_hub.pop_info("stop_checkpoint")
+        if stopped and stopped != self.last_ckpt and is_main_process():
+            Path(stopped).unlink(missing_ok=True)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if not self.save_best:

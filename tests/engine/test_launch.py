@@ -1,5 +1,7 @@
 """What the options of tools/train.py make of a config, and what is refused before building."""
 
+import io
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,14 @@ from mmengine import Config
 from mmpretrain.models import ResNet
 
 from mmsalmask.checkpoint import save_backbone
-from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir, use_amp
+from mmsalmask.engine.launch import (
+    build_runner,
+    restarted,
+    set_resume,
+    set_work_dir,
+    use_amp,
+)
+from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend, why_damaged
 from mmsalmask.errors import InputError
 
 
@@ -64,21 +73,124 @@ def test_another_optimizer_wrapper_is_not_replaced():
     assert "but the config has ApexOptimWrapper" in refusal(use_amp, cfg, "bfloat16")
 
 
-def test_resuming_takes_the_newest_checkpoint_or_the_given_one(tmp_path):
-    for name in ("epoch_1.pth", "epoch_2.pth"):
-        (tmp_path / name).touch()
-    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
-    for wanted, name in (("auto", "epoch_2.pth"), (str(tmp_path / "epoch_1.pth"), "epoch_1.pth")):
-        cfg = config(work_dir=str(tmp_path))
-        set_resume(cfg, wanted)
-        assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / name))
+def save(path: Path, second: int, **meta) -> None:
+    """A checkpoint as the hook writes it, at this second of the clock."""
+    content = io.BytesIO()
+    torch.save({"meta": {"seed": 7, **meta}, "state_dict": {"w": torch.ones(50)}}, content)
+    AtomicLocalBackend().put(content.getvalue(), path)
+    os.utime(path, (second, second))
 
 
-def test_resuming_after_the_last_checkpoint_was_deleted_is_refused(tmp_path):
-    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+def resumed_from(folder: Path, wanted: str = "auto", **entries) -> Config:
+    cfg = config(work_dir=str(folder), **entries)
+    set_resume(cfg, wanted)
+    assert cfg.resume
+    return cfg
+
+
+def test_resuming_takes_the_checkpoint_written_last_or_the_given_one(tmp_path):
+    for name, second in (("epoch_10.pth", 1), ("epoch_9.pth", 2), ("iter_12.pth", 3)):
+        save(tmp_path / name, second)
+        assert resumed_from(tmp_path).load_from == str(tmp_path / name)
+    save(tmp_path / "best_score_epoch_9.pth", 4)  # without an optimizer
+    assert resumed_from(tmp_path).load_from == str(tmp_path / "iter_12.pth")
+    given = str(tmp_path / "epoch_10.pth")
+    assert resumed_from(tmp_path, given).load_from == given
+
+
+def test_checkpoints_of_an_out_dir_are_found_too(tmp_path):
+    (tmp_path / "work").mkdir()
+    save(tmp_path / "out" / "work" / "epoch_2.pth", 1)
+    hooks = dict(checkpoint=dict(out_dir=str(tmp_path / "out")))
+    cfg = resumed_from(tmp_path / "work", default_hooks=hooks)
+    assert cfg.load_from == str(tmp_path / "out" / "work" / "epoch_2.pth")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, damage):
+    for second in (1, 2, 3):
+        save(tmp_path / f"epoch_{second}.pth", second)
+    damaged = tmp_path / "epoch_3.pth"
+    damage(damaged)
+    os.utime(damaged, (3, 3))
+    assert resumed_from(tmp_path).load_from == str(tmp_path / "epoch_2.pth")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: --resume: {damaged} is passed over, ")
+    told = refusal(set_resume, config(work_dir=str(tmp_path)), str(damaged))
+    assert told.startswith(f"--resume: {damaged} is damaged, ")
+    for second in (1, 2):
+        damage(tmp_path / f"epoch_{second}.pth")
+    assert "all checkpoints in" in refusal(set_resume, config(work_dir=str(tmp_path)), "auto")
+
+
+def test_a_checkpoint_without_a_digest_is_checked_by_its_archive(tmp_path):
+    path = tmp_path / "epoch_1.pth"
+    torch.save({"state_dict": {"w": torch.ones(1000)}}, path)
+    assert why_damaged(path) is None
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x00\x00\x80\x3f" * 10) + 8] ^= 1
+    path.write_bytes(content)
+    assert "is damaged" in why_damaged(path)
+
+
+def test_resuming_where_nothing_was_saved_is_refused(tmp_path):
     cfg = config(work_dir=str(tmp_path))
-    assert refusal(set_resume, cfg, "auto").endswith("epoch_2.pth does not exist")
+    assert "there is no checkpoint in" in refusal(set_resume, cfg, "auto")
+    assert "does not exist" in refusal(set_resume, cfg, str(tmp_path / "epoch_2.pth"))
     assert not cfg.get("resume")
+
+
+def test_the_seed_of_the_checkpoint_goes_on(tmp_path, capsys):
+    save(tmp_path / "epoch_1.pth", 1)
+    for seed in (None, 7):
+        assert resumed_from(tmp_path, randomness=dict(seed=seed)).randomness.seed == 7
+    assert resumed_from(tmp_path).randomness.seed == 7
+    assert capsys.readouterr().err == ""
+    assert resumed_from(tmp_path, randomness=dict(seed=1)).randomness.seed == 7
+    assert "goes on with seed 7" in capsys.readouterr().err
+
+
+class Malicious:
+    """Leaves a file behind when it is unpickled by a loader that runs code."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    trace, path = tmp_path / "ran", tmp_path / "epoch_1.pth"
+    torch.save({"meta": {}, "state_dict": {}, "hook": Malicious(trace)}, path)
+    assert "contains code" in refusal(set_resume, config(work_dir=str(tmp_path)), "auto")
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # what mmengine does
+    assert trace.exists()
+
+
+def test_a_job_knows_that_it_was_started_again(monkeypatch):
+    for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+        for count, expected in ((None, False), ("", False), ("0", False), ("2", True)):
+            monkeypatch.delenv(name, raising=False)
+            if count is not None:
+                monkeypatch.setenv(name, count)
+            assert restarted() == expected
+        monkeypatch.delenv(name)
 
 
 def test_workers_cannot_persist_where_there_are_none():

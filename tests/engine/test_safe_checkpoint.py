@@ -1,19 +1,28 @@
 """Checkpoints that are whole or absent, whatever the disk does."""
 
 import errno
+import hashlib
+import io
 import logging
 import os
+import resource
+import subprocess
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from mmsalmask.cli import report_errors
 from mmsalmask.engine import write_atomically
-from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend
+from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend, why_damaged, with_digest
 
 # Big enough that a few checkpoints fill a disk of two megabytes, logs left out of account.
 NUMBERS = 100_000
@@ -142,6 +151,22 @@ def test_an_interrupted_write_leaves_no_file_either(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_the_disk_gives_back_changed_does_not_become_the_file(tmp_path, monkeypatch):
+    target, flush = tmp_path / "c.txt", os.fsync
+    target.write_bytes(b"old")
+
+    def lose_a_byte(number):
+        flush(number)
+        os.truncate(next(path for path in tmp_path.iterdir() if path != target), 5)
+
+    monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.fsync", lose_a_byte)
+    with pytest.raises(OSError, match="other content was read back") as caught:
+        write_atomically(target, b"newnew")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(target))
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["c.txt"]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch, step):
     target = tmp_path / "c.txt"
@@ -169,7 +194,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.fsync", look)
     write_atomically(target, b"new" * 100)
-    assert seen == [b"old"]
+    assert seen == [b"old", b"new" * 100]  # flushing the file, then its folder
     assert target.read_bytes() == b"new" * 100
 
 
@@ -182,6 +207,48 @@ def test_a_full_disk_fails_a_write_without_a_trace(small_disk):
     assert target.read_bytes() == b"old" * 1000
     assert os.listdir(small_disk) == ["c.bin"]
     write_atomically(target, bytes(1 << 20))  # the room of the failed write is free again
+
+
+def test_a_checkpoint_carries_its_digest_and_other_readers_pass_over_it(tmp_path):
+    content = io.BytesIO()
+    torch.save({"w": torch.arange(1000.0)}, content)
+    path = tmp_path / "epoch_1.pth"
+    AtomicLocalBackend().put(content.getvalue(), path)
+    for mapped in (False, True):
+        read = torch.load(path, weights_only=True, mmap=mapped)
+        assert torch.equal(read["w"], torch.arange(1000.0))
+    with zipfile.ZipFile(path) as archive:
+        comment, before = archive.comment, path.read_bytes()[: -len(archive.comment) - 2]
+        assert archive.testzip() is None
+    assert comment.decode() == f"sha256={hashlib.sha256(before).hexdigest()}"
+    assert why_damaged(path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04 not an archive"])
+def test_what_is_no_archive_is_written_as_it_is(tmp_path, content):
+    AtomicLocalBackend().put(content, tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == content
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_damage_of_a_checkpoint_is_found(data):
+    content = io.BytesIO()
+    torch.save({"w": torch.ones(20)}, content)
+    good = with_digest(content.getvalue())
+    end = len(good) - 1
+    place = data.draw(st.integers(0, end) | st.integers(end - 100, end))
+    if data.draw(st.booleans()):
+        bad = good[:place]
+    else:
+        bad = bytearray(good)
+        bad[place] ^= 1 << data.draw(st.integers(0, 7))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(bad)
+        file.flush()
+        assert why_damaged(file.name) is not None
+        Path(file.name).write_bytes(good)
+        assert why_damaged(file.name) is None
 
 
 # ------------------------------------------------------------------------------------ the hook
@@ -314,3 +381,72 @@ def test_a_write_that_fails_half_way_costs_no_checkpoint_on_any_disk(tmp_path, m
     train(tmp_path, 4, resume=tmp_path / "epoch_2.pth", max_keep_ckpts=2)
     assert checkpoints(tmp_path) == ["epoch_3.pth", "epoch_4.pth"]
     assert epoch_of(tmp_path / "epoch_4.pth") == 4
+
+
+# ------------------------------------------------------------------------------------ other limits
+
+
+def refused(target: Path, content: bytes, capsys) -> str:
+    """The one line that a tool prints when it cannot write."""
+    before = target.read_bytes()
+    with pytest.raises(SystemExit) as caught, report_errors():
+        write_atomically(target, content)
+    assert caught.value.code == 2
+    assert target.read_bytes() == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("start again with --resume, the last good checkpoint is kept")
+    assert str(target) in line
+    return line
+
+
+def test_a_read_only_disk_is_told_and_keeps_what_is_there(small_disk, capsys):
+    target = small_disk / "epoch_1.pth"
+    target.write_bytes(b"old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "a disk that is read-only" in refused(target, b"new", capsys)
+    assert os.listdir(small_disk) == ["epoch_1.pth"]
+
+
+def test_a_limit_of_file_sizes_is_told_and_keeps_what_is_there(tmp_path, capsys):
+    target = tmp_path / "epoch_1.pth"
+    target.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        told = refused(target, bytes(100_000), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "ulimit -f" in told
+    assert os.listdir(tmp_path) == ["epoch_1.pth"]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.EACCES, "no permission"),
+        (errno.EPERM, "no permission"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "fails"),
+        (errno.ENOSPC, "no space left"),
+    ],
+)
+def test_whatever_the_system_refuses_is_told_in_its_own_sentence(
+    tmp_path, capsys, monkeypatch, number, word
+):
+    target = tmp_path / "epoch_1.pth"
+    target.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mmsalmask.engine.safe_checkpoint.os.replace", fail)
+    assert word in refused(target, b"new", capsys)
+    assert os.listdir(tmp_path) == ["epoch_1.pth"]
+
+
+def test_what_a_killed_save_left_behind_is_cleared_away(tmp_path):
+    (tmp_path / ".epoch_1.pth.0a1b2c3d").write_bytes(b"half")
+    (tmp_path / ".other").write_bytes(b"")
+    train(tmp_path, 1)
+    assert hidden(tmp_path) == [".other"]

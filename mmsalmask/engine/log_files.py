@@ -1,0 +1,51 @@
+"""Curves without doubles: a resumed run cuts the logs back to where its checkpoint was written."""
+
+import os
+from pathlib import Path
+
+from mmengine.visualization import Visualizer
+
+_PATTERNS = ("*/vis_data/*tfevents*", "*/vis_data/*.json")
+
+
+def log_sizes(work_dir: str | Path, visualizer: Visualizer) -> dict[str, int]:
+    """How many bytes each file of curves has now, all that was logged being in it.
+
+    Covers TensorBoard's event files and the JSON lines of all runs in the work directory; paths are
+    relative to it.
+    """
+    for backend in visualizer._vis_backends.values():
+        flush = getattr(getattr(backend, "_tensorboard", None), "flush", None)
+        if flush is not None:
+            flush()
+    return {str(file.relative_to(work_dir)): file.stat().st_size for file in _files(Path(work_dir))}
+
+
+def cut_logs(work_dir: str | Path, sizes: dict[str, int], current: str | Path) -> int:
+    """Cut the files of curves to these sizes; those that are not named came later, and go.
+
+    Both formats are only ever appended to, so that a cut file is a valid one. What is cut away
+    belongs to iterations that are trained, and logged, once more.
+
+    Args:
+        sizes: as :func:`log_sizes` returned them.
+        current: the log directory of this run, which is left alone.
+
+    Returns:
+        Number of bytes cut away.
+    """
+    cut = 0
+    for file in _files(Path(work_dir)):
+        size = sizes.get(str(file.relative_to(work_dir)), 0)
+        surplus = file.stat().st_size - size
+        if surplus <= 0 or Path(current) in file.parents:
+            continue
+        cut += surplus
+        os.truncate(file, size)
+        if size == 0:
+            file.unlink()
+    return cut
+
+
+def _files(work_dir: Path) -> list[Path]:
+    return sorted({file for pattern in _PATTERNS for file in work_dir.glob(pattern)})

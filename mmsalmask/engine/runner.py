@@ -1,0 +1,250 @@
+"""mmengine's Runner, whose interrupted runs end as if they had not been interrupted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.engine.log_files import cut_logs, log_sizes
+from mmsalmask.engine.loops import EpochLoop, IterLoop
+from mmsalmask.engine.randomness import random_state, set_random_state
+from mmsalmask.engine.safe_checkpoint import write_atomically
+from mmsalmask.engine.stopping import StopSignals
+from mmsalmask.errors import Stopped
+
+_STATE = "exact_resume"
+_LOOPS = {
+    kind: loop
+    for mine, loop in ((EpochBasedTrainLoop, EpochLoop), (IterBasedTrainLoop, IterLoop))
+    for kind in (mine, mine.__name__, f"mmengine.{mine.__name__}")
+}
+
+
+class ExactRunner(Runner):
+    """mmengine's ``Runner``; a run that was killed and resumed gives what it would have given.
+
+    - Its loops begin anywhere in an epoch, and its samples depend on their place in the run alone
+      (:mod:`mmsalmask.engine.draws`).
+    - A checkpoint also holds the random states of every process, the place in the epoch, gradients
+      not yet used, and how long the logs were. They ride in the message hub, as ``exact_resume``.
+    - It reads checkpoints without running code from them.
+    - After SIGTERM or SIGINT it saves and stops, see :meth:`stop`.
+    - ``fast_step`` in a config lays its model out channels last, ``compile_encoders`` compiles the
+      encoders.
+
+    mmengine's own loops in a config are replaced by :class:`~mmsalmask.engine.loops.EpochLoop` and
+    :class:`~mmsalmask.engine.loops.IterLoop`; a loop of another library is left as it is, and its
+    runs resume as mmengine's do.
+    """
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop that a config describes."""
+        if not isinstance(loop, dict):
+            return loop
+        options = dict(loop)
+        by_epoch = options.pop("by_epoch", None)
+        kind = options.pop("type", None)
+        if kind is None:
+            kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+        if kind not in _LOOPS:
+            return super().build_train_loop(loop)
+        return _LOOPS[kind](runner=self, dataloader=self._train_dataloader, **options)
+
+    # ----------------------------------------------------------------------------------- model
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Prepare the model for fast steps, before DDP looks at how its memory is laid out."""
+        if self.cfg.get("fast_step"):
+            model.to(memory_format=torch.channels_last)
+        if self.cfg.get("compile_encoders"):
+            # In place: the names of parameters stay what they are.
+            model.backbone.compile()
+            if hasattr(model, "momentum_encoder"):
+                model.momentum_encoder[0].compile()
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        if not self.cfg.get("fast_step"):
+            return super()._init_model_weights()
+        # Random numbers fill a tensor in the order of its memory: a seed shall give the same
+        # weights either way.
+        self.model.to(memory_format=torch.contiguous_format)
+        super()._init_model_weights()
+        self.model.to(memory_format=torch.channels_last)
+
+    # ---------------------------------------------------------------------------------- saving
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
+        """Write a checkpoint from which the run resumes exactly. All processes have to call this.
+
+        One without the optimizer (the best one) is no checkpoint to resume from and has no state.
+        """
+        exact = isinstance(self.train_loop, EpochLoop | IterLoop)
+        exact = exact and options.get("save_optimizer", True)
+        self.message_hub.update_info(_STATE, self._state() if exact else None)
+        super().save_checkpoint(out_dir, filename, *args, **options)
+
+    def _state(self) -> dict[str, Any]:
+        loop, sampler = self.train_loop, self.train_dataloader.batch_sampler
+        own = {
+            "random": loop.state_to_keep or random_state(),
+            # Under DDP each process has BatchNorm statistics of its own.
+            "batch_norm": self._batch_norm() if self.world_size > 1 else {},
+        }
+        return {
+            "processes": all_gather_object(own),
+            "batches": loop.batches,
+            "batch_size": getattr(sampler, "batch_size", None),
+            "validated": loop.validated,
+            "gradients": self._open_gradients(),
+            "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
+        }
+
+    def _batch_norm(self) -> dict[str, Any]:
+        return {
+            f"{name}.{key}": value.cpu().clone()
+            for name, norm in self._plain_model.named_modules()
+            if isinstance(norm, _BatchNorm)
+            for key, value in norm.named_buffers()
+        }
+
+    def _open_gradients(self) -> dict[str, Tensor]:
+        """What was accumulated for a step that is yet to come, the processes' mean."""
+        wrapper = self.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        if all(one.should_update() for one in wrappers):
+            return {}
+        named = self._plain_model.named_parameters()
+        gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        for gradient in gradients.values():
+            all_reduce(gradient, "mean")
+        return gradients
+
+    @property
+    def _plain_model(self) -> nn.Module:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def stop(self, signals: StopSignals) -> NoReturn:
+        """Save what was trained so far, in all processes, and leave.
+
+        The file is called ``iter_<n>.pth``, whatever the checkpoint hook calls its own, which
+        deletes it when a later one is written.
+
+        Raises:
+            Stopped: always; tells where to go on.
+        """
+        name = f"iter_{self.iter}.pth"
+        path = Path(self.work_dir) / name
+        if not path.exists():
+            self.message_hub.update_info("stop_checkpoint", str(path))
+        self.save_checkpoint(
+            self.work_dir,
+            name,
+            meta=dict(epoch=self.epoch, iter=self.iter),
+            by_epoch=False,
+            backend_args=dict(backend="atomic"),
+        )
+        if is_main_process():
+            write_atomically(Path(self.work_dir) / "last_checkpoint", str(path).encode())
+        self.visualizer.close()
+        signals.wait_for_all()  # a launcher ends all processes when the first has left
+        raise Stopped(
+            f"stopped by {signals.name or 'a signal to another process'} after iteration "
+            f"{self.iter} of {self.max_iters}, saved as {path}; the same command with --resume "
+            "goes on"
+        )
+
+    # ---------------------------------------------------------------------------------- resuming
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = "cpu",
+        strict: bool = False,
+        revise_keys: list = [(r"^module.", "")],  # noqa: B006  (mmengine's signature)
+    ) -> dict[str, Any]:
+        """Load weights, without running code that the file may hold.
+
+        Raises:
+            InputError: see :func:`mmsalmask.checkpoint.load_checkpoint`.
+        """
+        checkpoint = revive(load_checkpoint(filename, map_location))
+        # mmengine would run the text that it expects there.
+        checkpoint.get("meta", {}).pop("config", None)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        state = checkpoint.get("state_dict", checkpoint)
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+        load_state_dict(self._plain_model, state, strict, self.logger)
+        self._has_loaded = True
+        self.logger.info(f"Load checkpoint from {filename}")
+        return checkpoint
+
+    def resume(self, filename: str, *args: Any, **options: Any) -> None:
+        """Take up a run where a checkpoint of it was written."""
+        super().resume(filename, *args, **options)
+        state = self.message_hub.get_info(_STATE)
+        if state is None:
+            self.logger.warning(
+                f"{filename} holds no random states: the run goes on, but will not end exactly as "
+                "it would have without the interruption"
+            )
+        elif is_main_process():
+            cut = cut_logs(self.work_dir, state["logs"], self.log_dir)
+            if cut:
+                self.logger.info(
+                    f"{cut} bytes of curves after iteration {self.iter} were removed: these "
+                    "iterations are trained, and logged, once more"
+                )
+
+    def take_up(self) -> None:
+        """Bring loop, random states and BatchNorm statistics to where the checkpoint was written.
+
+        Called by the loop right before its first iteration, when nothing else draws any more.
+        """
+        state = self.message_hub.get_info(_STATE)
+        if state is None or not self._resume:
+            return
+        loop, processes = self.train_loop, state["processes"]
+        loop.validated = state["validated"]
+        loop.batches = self._batches_here(state)
+        # On more processes than before, some draw the same numbers, as all do in a new run.
+        own = processes[self.rank % len(processes)]
+        set_random_state(own["random"])
+        self._plain_model.load_state_dict(own["batch_norm"], strict=False)
+        parameters = dict(self._plain_model.named_parameters())
+        for name, gradient in state["gradients"].items():
+            parameters[name].grad = gradient.to(parameters[name].device)
+
+    def _batches_here(self, state: dict[str, Any]) -> int:
+        """How many batches of this run's size were trained, the checkpoint's having another."""
+        sampler = self.train_dataloader.batch_sampler
+        former = state["batch_size"], len(state["processes"])
+        now = getattr(sampler, "batch_size", None), self.world_size
+        if former == now or None in (former[0], now[0]):
+            return state["batches"]
+        before, after = former[0] * former[1], now[0] * now[1]
+        batches, rest = divmod(state["batches"] * before, after)
+        told = [f"{former[1]} × {former[0]} images per step became {now[1]} × {now[0]}"]
+        if before == after:
+            told.append("the order of the images, the queue and the schedule go on as before")
+        else:
+            told.append(
+                "iterations are counted on, so that the schedule covers another number of images; "
+                "set the learning rate yourself"
+            )
+        if former[1] != now[1]:
+            told.append("masks differ, since each process has random states of its own")
+        if rest:
+            told.append(f"{rest} images of this epoch are trained once more")
+        self.logger.warning(f"resuming on other batches: {'; '.join(told)}")
+        return batches

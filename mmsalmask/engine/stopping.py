@@ -1,0 +1,102 @@
+"""Stop when asked to: at the end of an iteration, saved, all processes at the same one."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+import torch
+from torch import distributed
+
+# Terminals send INT, schedulers TERM; Slurm can be told to send USR1 some minutes before TERM.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# One order may reach a process twice, from the terminal and from its launcher.
+_ECHO_SECONDS = 1.0
+_WORKER_SECONDS = 5
+
+
+class StopSignals:
+    """While entered, SIGTERM, SIGINT and SIGUSR1 only make :meth:`asked` true.
+
+    A second signal, more than a second after the first, ends the process at once with status
+    128 + its number. Enter it in all processes of a run, in their main threads.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._first: float | None = None
+        self._group = None
+
+    def __enter__(self) -> "StopSignals":
+        self._pid = os.getpid()
+        self._before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+        if _processes() > 1 and distributed.get_backend() != "gloo":
+            self._group = distributed.new_group(backend="gloo")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a forked child has inherited this handler
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self.name, self._first = signal.Signals(number).name, now
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                text = f"\n{self.name}: saving after this iteration; send it again to stop at once"
+                print(text, file=sys.stderr, flush=True)
+        elif now - self._first > _ECHO_SECONDS:
+            os._exit(128 + number)
+
+    @property
+    def noticed(self) -> bool:
+        """Whether a signal has reached this process."""
+        return self._first is not None
+
+    def asked(self) -> bool:
+        """Whether a signal has reached any process; all of them have to ask, and learn the same.
+
+        The processes meet on the CPU: the device goes on with its queue.
+        """
+        if _processes() == 1:
+            return self.noticed
+        flag = torch.tensor([self.noticed], dtype=torch.uint8)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX, self._group)
+        return bool(flag)
+
+    def wait_for_all(self) -> None:
+        """Return when every process has called it."""
+        if _processes() > 1:
+            distributed.barrier(self._group)
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def keep_worker_alive(init: Callable[[int], None] | None) -> Callable[[int], None]:
+    """A loader's ``worker_init_fn`` that also lets a worker outlive signals for some seconds.
+
+    Terminals and schedulers signal every process of a job. A worker that died of it would take the
+    iteration along that is to be finished and saved.
+    """
+    return partial(_init_worker, init)
+
+
+def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Not ignored for good: it is also the last means by which the main process ends a worker.
+    signal.signal(signal.SIGTERM, _leave_later)
+    if init is not None:
+        init(worker)
+
+
+def _leave_later(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(_WORKER_SECONDS)

@@ -1,0 +1,172 @@
+"""What is not finite stays out of the weights and is reported; collapse is told."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmpretrain.structures import DataSample
+
+from mmsalmask.engine import ExactRunner
+from mmsalmask.engine.guards import CollapseHook, NonFiniteHook, share_of_twins, spread
+from mmsalmask.errors import InputError
+
+
+class Model(BaseModel):
+    """Its gradient is the batch's mean, and not finite in the iterations that ``bad`` names."""
+
+    def __init__(self, bad=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.other = torch.nn.Parameter(torch.ones(2))
+        self.bad, self.calls = bad or {}, 0
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        self.calls += 1
+        loss = (self.weight * inputs.mean(0)).sum() + self.other.sum()
+        kind = self.bad.get(self.calls)
+        if kind == "zero":  # what the guard is to make of a bad one
+            loss = loss - loss.detach() + 0 * loss
+            return {"loss": 0 * loss}
+        if kind == "gradient":  # of one parameter only; the loss itself is finite
+            loss = loss + (self.weight * 0).sqrt().sum()
+        elif kind is not None:
+            loss = loss * kind
+        return {"loss": loss}
+
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        sample = DataSample(metainfo={"img_path": f"{index}.png"})
+        return {"inputs": torch.rand(3) + index, "data_samples": sample}
+
+
+def run(work, model, iterations=8, **options):
+    runner = ExactRunner(
+        model,
+        work_dir=str(work),
+        train_dataloader={
+            "batch_size": 2,
+            "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "collate_fn": {"type": "default_collate"},
+            "dataset": Data(),
+        },
+        train_cfg={"by_epoch": False, "max_iters": iterations},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+        custom_hooks=[{"type": "mmsalmask.NonFiniteHook", **options}],
+        randomness={"seed": 0},
+        experiment_name=f"guards_{np.random.default_rng().integers(2**40)}",
+        default_scope="mmengine",
+    )
+    try:
+        runner.train()
+    finally:
+        for handler in logging.getLogger("mmengine").handlers:
+            handler.close()
+        logging.getLogger("mmengine").handlers.clear()
+    return model
+
+
+def reports(work) -> dict[int, dict]:
+    found = [json.loads(path.read_text()) for path in work.glob("nonfinite/*.json")]
+    return {report["iteration"]: report for report in found}
+
+
+@pytest.mark.parametrize("kind", [float("inf"), float("nan"), "gradient"])
+@pytest.mark.parametrize("interval", [1, 3, 50])
+def test_a_bad_step_is_one_without_gradient_and_its_files_are_told(tmp_path, kind, interval):
+    model = run(tmp_path, Model({2: kind, 6: kind}), interval=interval)
+    expected = run(tmp_path / "zero", Model({2: "zero", 6: "zero"}))
+    assert torch.equal(model.weight, expected.weight)
+    assert torch.equal(model.other, expected.other)
+    told = reports(tmp_path)
+    assert sorted(told) == [2, 6]
+    assert told[2]["files"] == ["2.png", "3.png"]
+    assert told[6]["files"] == ["2.png", "3.png"]
+    assert told[2]["largest_gradient"] in ("nan", "inf")
+    assert told[2]["learning_rate"] == [0.1]
+    assert reports(tmp_path / "zero") == {}
+
+
+def test_gradients_that_are_finite_stay_as_they_are():
+    huge = torch.full((3,), 3e38)
+    hook, weight = NonFiniteHook(), torch.nn.Parameter(torch.zeros(3))
+    weight.grad = huge.clone()
+    hook._largest = None
+    hook._drop_bad_gradients(torch.optim.SGD([weight], lr=1), (), {})
+    assert torch.equal(weight.grad, huge)
+
+
+def test_too_many_bad_steps_end_in_a_sentence(tmp_path):
+    bad = dict.fromkeys((2, 3, 5), float("nan"))
+    run(tmp_path / "just", Model(bad), limit=3, interval=2)
+    with pytest.raises(InputError, match="3 iterations had a loss or gradients") as caught:
+        run(tmp_path / "more", Model(bad), limit=2, interval=2)
+    assert "lower the learning rate" in str(caught.value)
+    assert sorted(reports(tmp_path / "more")) == [2, 3, 5]
+
+
+@pytest.mark.parametrize("options", [{"limit": -1}, {"interval": 0}])
+def test_settings_of_the_guard_that_mean_nothing_are_refused(options):
+    with pytest.raises(InputError):
+        NonFiniteHook(**options)
+
+
+# ------------------------------------------------------------------------------------ collapse
+
+
+def test_the_spread_is_one_on_the_sphere_and_zero_in_a_point():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(2000, 64, generator=generator)
+    assert spread(points).item() == pytest.approx(1, abs=0.01)
+    assert spread(points[:1].expand(50, -1)).item() == pytest.approx(0, abs=1e-3)
+    rows = points / points.norm(dim=1, keepdim=True)
+    expected = ((rows - rows.mean(0)) ** 2).mean(0).sum().sqrt()
+    torch.testing.assert_close(spread(3 * points), expected)
+
+
+def test_twins_are_counted_as_in_a_comparison_of_all_pairs():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(60, 8, generator=generator)
+    assert share_of_twins(rows) == 0
+    rows[10], rows[40], rows[59], rows[3] = rows[2], rows[2], rows[20], -rows[5]
+    pairs = (rows[:, None] == rows[None]).all(-1) & ~torch.eye(60, dtype=torch.bool)
+    assert share_of_twins(rows).item() == pytest.approx(pairs.any(1).float().mean().item())
+    assert share_of_twins(torch.zeros(5, 3)) == 1
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, line):
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ({"embedding_spread": 0.01}, "collapse"),
+        ({"embedding_spread": float("nan")}, "collapse"),
+        ({"queue_twins%": 50.0}, "twice"),
+        ({"flat_saliency%": 90.0}, "constant"),
+        ({"embedding_spread": 0.9, "queue_twins%": 0.0, "flat_saliency%": 10.0}, None),
+    ],
+)
+def test_what_goes_wrong_is_warned_of(found, word):
+    log = Log()
+    CollapseHook()._warn(log, found)
+    assert len(log.lines) == (word is not None)
+    assert all(word in line for line in log.lines)
+
+
+@pytest.mark.parametrize("options", [{"interval": 0}, {"spread": 2}, {"twins": -1}, {"flat": 1.5}])
+def test_settings_of_the_watch_that_mean_nothing_are_refused(options):
+    with pytest.raises(InputError):
+        CollapseHook(**options)

@@ -1,0 +1,216 @@
+"""Runs that break off and are resumed, inside one process, against the same runs left in peace."""
+
+import logging
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop
+from reliability import differences
+
+from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.engine import ExactRunner
+from mmsalmask.engine.safe_checkpoint import run_checkpoints
+from mmsalmask.errors import InputError
+
+
+class Model(BaseModel):
+    """Its gradient is noise from data and model, so that every draw leaves its trace."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs, mode="tensor"):
+        if mode == "loss":
+            return {"loss": (self.weight * (inputs.mean(0) + torch.rand(3))).sum()}
+        torch.rand(5)  # an evaluation may draw, too
+        return [self.weight]
+
+
+class Noise(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return {"inputs": torch.rand(3) + index}
+
+
+class Metric(BaseMetric):
+    """The weight itself, so that nearly every evaluation is the best."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(data_samples[0].sum().item())
+
+    def compute_metrics(self, results):
+        return {"score": abs(results[0])}
+
+
+class Power(Exception):
+    """It was cut."""
+
+
+class Cut(Hook):
+    """Cuts the power in an iteration or an evaluation, before anything of it is saved."""
+
+    priority = "HIGHEST"
+
+    def __init__(self, iteration=None, evaluation=None):
+        self.iteration, self.evaluation = iteration, evaluation
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise Power
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.evaluation and batch_idx == 2:
+            raise Power
+
+
+def loader(sampler: str = "DefaultSampler", **options) -> dict:
+    return {
+        "batch_size": 2,
+        "num_workers": 0,
+        "sampler": {"type": sampler, **options},
+        "collate_fn": {"type": "default_collate"},
+        "dataset": Noise(),
+    }
+
+
+def run(work, loop, saving, resume=None, hooks=(), accumulate=1, sampler="DefaultSampler", seed=5):
+    runner = ExactRunner(
+        Model(),
+        work_dir=str(work),
+        train_dataloader=loader(sampler, shuffle=True),
+        train_cfg=loop,
+        val_dataloader=loader(shuffle=False),
+        val_cfg={},
+        val_evaluator=[Metric()],
+        optim_wrapper={
+            "optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9},
+            "accumulative_counts": accumulate,
+        },
+        param_scheduler=[{"type": "PolyLR", "by_epoch": loop.get("by_epoch", True)}],
+        default_hooks={
+            "checkpoint": {
+                "type": "mmsalmask.SafeCheckpointHook",
+                "save_best": "score",
+                "rule": "greater",
+                "max_keep_ckpts": 2,
+                **saving,
+            },
+            "logger": {"type": "LoggerHook", "interval": 2},
+        },
+        custom_hooks=list(hooks),
+        resume=resume is not None,
+        load_from=None if resume is None else str(resume),
+        randomness={"seed": seed},
+        experiment_name=f"runner_{np.random.default_rng().integers(2**40)}",
+        default_scope="mmengine",
+    )
+    try:
+        runner.train()
+    finally:
+        for handler in logging.getLogger("mmengine").handlers:
+            handler.close()
+        logging.getLogger("mmengine").handlers.clear()
+
+
+def end(work) -> dict:
+    """All that the last checkpoint holds, but the time."""
+    checkpoint = revive(load_checkpoint(run_checkpoints(work)[0]))
+    checkpoint["meta"].pop("time")
+    return checkpoint
+
+
+EPOCHS = {"by_epoch": True, "max_epochs": 4}
+ITERATIONS = {"by_epoch": False, "max_iters": 18, "val_interval": 4}
+BY_EPOCH, BY_ITERATION = {"interval": 1}, {"interval": 3, "by_epoch": False}
+
+
+@pytest.mark.parametrize(
+    ("loop", "saving", "options"),
+    [
+        (EPOCHS, BY_EPOCH, {}),
+        (EPOCHS, BY_ITERATION, {}),
+        (EPOCHS, BY_ITERATION, {"accumulate": 4}),
+        (ITERATIONS, BY_ITERATION, {}),
+        (ITERATIONS, BY_ITERATION, {"sampler": "InfiniteSampler", "accumulate": 2}),
+    ],
+)
+def test_a_run_cut_off_anywhere_ends_the_same(tmp_path, loop, saving, options):
+    run(tmp_path / "whole", loop, saving, **options)
+    expected = end(tmp_path / "whole")
+    evaluation = 10 if loop is EPOCHS else 16
+    cuts = [Cut(iteration=7), Cut(iteration=13), Cut(evaluation=evaluation)]
+    for number, cut in enumerate(cuts):
+        work = tmp_path / str(number)
+        with pytest.raises(Power):
+            run(work, loop, saving, hooks=[cut], **options)
+        # Whatever was drawn meanwhile, and a process of another seed, must not matter.
+        run(work, loop, saving, resume=run_checkpoints(work)[0], **options)
+        assert list(differences(end(work), expected)) == []
+        assert {path.name for path in work.glob("*.pth")} == {
+            path.name for path in (tmp_path / "whole").glob("*.pth")
+        }
+
+
+def test_a_best_checkpoint_is_no_place_to_resume_from_exactly(tmp_path):
+    run(tmp_path, EPOCHS, BY_EPOCH)
+    (best,) = tmp_path.glob("best_*.pth")
+    assert end(tmp_path)["message_hub"]["runtime_info"]["exact_resume"] is not None
+    work = tmp_path / "again"
+    run(work, {**EPOCHS, "max_epochs": 5}, BY_EPOCH, resume=best)
+    (log,) = work.rglob("*.log")
+    assert "holds no random states" in log.read_text()
+
+
+def test_a_checkpoint_of_mmengine_can_be_resumed_with_a_warning(tmp_path):
+    run(tmp_path, EPOCHS, BY_EPOCH)
+    path = run_checkpoints(tmp_path)[0]
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["message_hub"]["runtime_info"].pop("exact_resume")
+    checkpoint["message_hub"]["resumed_keys"].pop("exact_resume")
+    torch.save(checkpoint, path)
+    work = tmp_path / "again"
+    run(work, {**EPOCHS, "max_epochs": 5}, BY_EPOCH, resume=path)
+    assert end(work)["meta"]["epoch"] == 5
+    (log,) = work.rglob("*.log")
+    assert "holds no random states" in log.read_text()
+
+
+def test_resuming_runs_no_code_of_the_checkpoint(tmp_path):
+    run(tmp_path, EPOCHS, BY_EPOCH)
+    path, trace = run_checkpoints(tmp_path)[0], tmp_path / "ran"
+    checkpoint = torch.load(path, weights_only=False)
+    # mmengine runs this text as a config.
+    checkpoint["meta"]["config"] = f"open({str(trace)!r}, 'w')"
+    torch.save(checkpoint, path)
+    run(tmp_path / "text", {**EPOCHS, "max_epochs": 5}, BY_EPOCH, resume=path)
+    checkpoint["hook"] = re.compile  # any object that is no plain value
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="contains code or objects"):
+        run(tmp_path / "object", {**EPOCHS, "max_epochs": 5}, BY_EPOCH, resume=path)
+    assert not trace.exists()
+
+
+def test_a_loop_of_another_library_is_left_as_it_is(tmp_path, monkeypatch):
+    class Own(EpochBasedTrainLoop):
+        """Counts its epochs where the test sees it."""
+
+        def run_epoch(self):
+            super().run_epoch()
+            epochs.append(self.epoch)
+
+    epochs = []
+    monkeypatch.setitem(LOOPS.module_dict, "OwnLoop", Own)
+    loop = {"type": "OwnLoop", "max_epochs": 2}
+    run(tmp_path, loop, BY_EPOCH)
+    assert epochs == [1, 2]
+    run(tmp_path / "again", {**loop, "max_epochs": 3}, BY_EPOCH, resume=tmp_path / "epoch_2.pth")
+    assert epochs == [1, 2, 3]
