@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and what its sentences share."""
+
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +9,10 @@ class InputError(ValueError):
     The message is one sentence (two at most) that says what is wrong and what to do about it. The
     command line tools print it alone, without a traceback, and exit with status 2.
     """
+
+
+def some_names(names: Iterable[str], most: int = 5) -> str:
+    """The first names, for a sentence, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
