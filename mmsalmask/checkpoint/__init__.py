@@ -1,7 +1,7 @@
 """Checkpoint files: read without running code from them, find the backbone, write it for others."""
 
 from mmsalmask.checkpoint.checks import check_matches, check_start
-from mmsalmask.checkpoint.layouts import backbone_state
+from mmsalmask.checkpoint.layouts import Found, backbone_state, find_backbone
 from mmsalmask.checkpoint.loading import load_checkpoint, local_file
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
 from mmsalmask.checkpoint.origin import (
@@ -15,11 +15,13 @@ from mmsalmask.checkpoint.origin import (
 from mmsalmask.checkpoint.writing import Naming, save_backbone
 
 __all__ = [
+    "Found",
     "Naming",
     "backbone_state",
     "check_matches",
     "check_start",
     "describe",
+    "find_backbone",
     "is_high_pass",
     "load_checkpoint",
     "local_file",

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmsalmask.checkpoint.layouts import find_backbone
 from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.checkpoint.names import detectron2_name
 from mmsalmask.errors import InputError, some_names
@@ -83,7 +84,7 @@ def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], nam
     resnet = any(map(detectron2_name, wanted))
     if not resnet and "mmsalmask_version" not in meta_of(checkpoint):
         return
-    if any(key.startswith("backbone.") for key in state):
+    if _within_more(checkpoint):
         raise InputError(
             f"{name} holds more than a backbone, and none of it would be loaded: take the backbone "
             "out with tools/export_backbone.py"
@@ -100,6 +101,14 @@ def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], nam
                 f"{name} is a ResNet of style '{style}', this {type(module).__name__} one of style "
                 f"'{module.style}': the weights would fit and compute something else"
             )
+
+
+def _within_more(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a backbone can be found in a checkpoint, but not under the names that nets have."""
+    try:
+        return bool(find_backbone(checkpoint).prefix)
+    except InputError:
+        return False
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

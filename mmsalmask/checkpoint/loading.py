@@ -224,6 +224,10 @@ class _History:
         self.__dict__.update(state)
 
 
+class _Arguments(_History):
+    """For ``argparse.Namespace``, which many keep their command line's options in."""
+
+
 class _DType:
     """For ``numpy.dtype``: numbers and fixed-length strings, in either byte order."""
 
@@ -281,6 +285,7 @@ def _named(stand_in: Callable, module: str, name: str) -> Callable:
 
 _ALLOWED = [
     _named(_History, "mmengine.logging.history_buffer", "HistoryBuffer"),
+    _named(_Arguments, "argparse", "Namespace"),
     _named(_DType, "numpy", "dtype"),
     _named(_Array, "numpy", "ndarray"),
     # The names of NumPy 1 and 2.
