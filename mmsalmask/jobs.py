@@ -1,5 +1,6 @@
 """Tools that run other tools: one process per job, one job per GPU, each in a folder of its own."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -49,6 +50,9 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     """Run a tool with what it prints appended to a log file.
 
+    A tool that writes to that log already is waited for: it was started by a call that was killed
+    since, and two of them would write the same checkpoints.
+
     Raises:
         InputError: it failed; tells the last line that it printed.
     """
@@ -59,6 +63,7 @@ def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     if place.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = place.gpu
     with log.open("a") as file:
+        _wait_for_others(script, log, file)
         status = subprocess.run(
             [sys.executable, str(script), *words],
             stdout=file,
@@ -68,6 +73,16 @@ def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     if status:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         raise InputError(f"{script.name} ended with status {status}: {last} (all of it in {log})")
+
+
+def _wait_for_others(script: Path, log: Path, file: IO[str]) -> None:
+    """Lock a log for this process and the tool that inherits the open file, as its output."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note = f"waiting for the {script.name} of an earlier call, which still writes {log}"
+        print(note, file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def visible_gpus() -> list[str]:

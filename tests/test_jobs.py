@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -43,6 +45,23 @@ def test_the_last_line_of_a_tool_that_fails_is_told(tmp_path):
     tool = script(tmp_path, "print('working'); raise SystemExit('error: it is late\\n')")
     with pytest.raises(InputError, match=r"tool.py ended with status 1: error: it is late \(all"):
         call(tool, [], tmp_path / "log", CPU)
+
+
+def test_a_tool_that_outlived_its_caller_is_waited_for(tmp_path, capsys):
+    text = "import sys, time; print(sys.argv[1], flush=True); time.sleep(1); print('end')"
+    tool, log = script(tmp_path, text), tmp_path / "log"
+    first = f"call(Path({str(tool)!r}), ['first'], Path({str(log)!r}), Place(None, 1))"
+    code = f"from mmsalmask.jobs import Path, Place, call; {first}"
+    caller = subprocess.Popen([sys.executable, "-c", code])
+    while not (log.exists() and log.read_text()):
+        time.sleep(0.01)
+    caller.kill()
+    caller.wait()
+    call(tool, ["second"], log, CPU)
+    assert log.read_text() == "first\nend\nsecond\nend\n"
+    assert f"waiting for the tool.py of an earlier call, which still writes {log}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_failure_is_a_result_and_a_defect_ends_everything():
