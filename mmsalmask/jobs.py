@@ -50,8 +50,8 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     """Run a tool with what it prints appended to a log file.
 
-    A tool that writes to that log already is waited for: it was started by a call that was killed
-    since, and two of them would write the same checkpoints.
+    The open log is locked until the tool ends, even if this process is killed before, see
+    :func:`wait_for`.
 
     Raises:
         InputError: it failed; tells the last line that it printed.
@@ -63,7 +63,7 @@ def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     if place.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = place.gpu
     with log.open("a") as file:
-        _wait_for_others(script, log, file)
+        _lock(file)
         status = subprocess.run(
             [sys.executable, str(script), *words],
             stdout=file,
@@ -75,13 +75,23 @@ def call(script: Path, words: list[str], log: Path, place: Place) -> None:
         raise InputError(f"{script.name} ended with status {status}: {last} (all of it in {log})")
 
 
-def _wait_for_others(script: Path, log: Path, file: IO[str]) -> None:
-    """Lock a log for this process and the tool that inherits the open file, as its output."""
+def wait_for(log: Path) -> None:
+    """Wait until no tool writes a log.
+
+    One that was started by a call which was killed since goes on with its work. Two of them would
+    write the same checkpoints.
+    """
+    if log.exists():
+        with log.open("a") as file:
+            _lock(file)
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a log for this process, and the tool that inherits the open file as its output."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        note = f"waiting for the {script.name} of an earlier call, which still writes {log}"
-        print(note, file=sys.stderr)
+        print(f"waiting for the end of an earlier call, which writes {file.name}", file=sys.stderr)
         fcntl.flock(file, fcntl.LOCK_EX)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmsalmask.errors import InputError
-from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus
+from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 
 CPU = Place(None, 1)
 
@@ -57,11 +57,13 @@ def test_a_tool_that_outlived_its_caller_is_waited_for(tmp_path, capsys):
         time.sleep(0.01)
     caller.kill()
     caller.wait()
+    wait_for(log)
+    assert log.read_text() == "first\nend\n"
+    told = capsys.readouterr().err
+    assert told == f"waiting for the end of an earlier call, which writes {log}\n"
     call(tool, ["second"], log, CPU)
     assert log.read_text() == "first\nend\nsecond\nend\n"
-    assert f"waiting for the tool.py of an earlier call, which still writes {log}" in (
-        capsys.readouterr().err
-    )
+    assert not capsys.readouterr().err
 
 
 def test_a_failure_is_a_result_and_a_defect_ends_everything():

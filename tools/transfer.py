@@ -58,7 +58,7 @@ from mmsalmask.evaluation.report import (
     tables_only,
     write_report,
 )
-from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus
+from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 from mmsalmask.provenance import provenance, write_result
 
 TOOLS = Path(__file__).resolve().parent
@@ -372,6 +372,7 @@ def run_training(config: Config, folder: Path, facts: dict, place: Place) -> dic
     start = time.perf_counter()
     recipe, trained = folder / "config.py", folder / "train" / "last_checkpoint"
     config.dump(recipe)
+    wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
     resumed = trained.exists()
     if not (folder / "trained").exists():
         words = [str(recipe), f"--work-dir={folder / 'train'}", *(["--resume"] if resumed else [])]
