@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and what its sentences share."""
+
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -14,3 +16,10 @@ class Stopped(Exception):
 
     The command line tools print it and exit with status 75, which stands for "try again later".
     """
+
+
+def some_names(names: Iterable[str], most: int = 5) -> str:
+    """The first names, for a sentence, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -49,6 +50,8 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     """Run a tool with what it prints appended to a log file.
 
+    Its process is named in ``<log's name>.pid``, see :func:`wait_for`.
+
     Raises:
         InputError: it failed; tells the last line that it printed.
     """
@@ -59,15 +62,39 @@ def call(script: Path, words: list[str], log: Path, place: Place) -> None:
     if place.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = place.gpu
     with log.open("a") as file:
-        status = subprocess.run(
+        tool = subprocess.Popen(
             [sys.executable, str(script), *words],
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
-        ).returncode
+        )
+        log.with_suffix(".pid").write_text(str(tool.pid))
+        status = tool.wait()
     if status:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         raise InputError(f"{script.name} ended with status {status}: {last} (all of it in {log})")
+
+
+def wait_for(log: Path) -> None:
+    """Wait until no tool of an earlier call works for this log's folder.
+
+    One whose caller was killed goes on, and two of them would write the same checkpoints. It is
+    looked for in ``/proc``; where there is none, nothing is waited for.
+    """
+    file, told = log.with_suffix(".pid"), False
+    while file.exists() and _works_for(file.read_text(), log.parent):
+        if not told:
+            print(f"waiting for an earlier call's process {file.read_text()}", file=sys.stderr)
+        told = True
+        time.sleep(0.2)
+
+
+def _works_for(process: str, folder: Path) -> bool:
+    """Whether a process has the folder in its command line, so is no other of the same number."""
+    try:
+        return str(folder).encode() in Path("/proc", process, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def visible_gpus() -> list[str]:

@@ -380,7 +380,7 @@ def test_torchvisions_resnet_loses_only_its_classifier_and_fits_mmpretrains():
     [
         ({"state_dict": {"encoder_k.module.0.conv1.weight": 0, "queue": 0}}, "encoder_k, queue"),
         ({"state_dict": {"module.encoder_q.layer1.0.conv1.weight": 0}}, "module"),
-        ({"model": {"layer1.0.conv1.weight": 0}, "epoch": 1}, "epoch, model"),
+        ({"student": {"layer1.0.conv1.weight": 0}, "epoch": 1}, "epoch, student"),
         ({"layer1.0.conv1.weight": torch.ones(1), "neck.0.weight": torch.ones(1)}, "layer1, neck"),
         ({"state_dict": {"backbone.conv1.weight": "text"}}, "backbone"),
         ({"state_dict": None}, "nothing"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from mmsalmask.errors import InputError
-from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus
+from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 
 CPU = Place(None, 1)
 
@@ -43,6 +45,25 @@ def test_the_last_line_of_a_tool_that_fails_is_told(tmp_path):
     tool = script(tmp_path, "print('working'); raise SystemExit('error: it is late\\n')")
     with pytest.raises(InputError, match=r"tool.py ended with status 1: error: it is late \(all"):
         call(tool, [], tmp_path / "log", CPU)
+
+
+def test_a_tool_that_outlived_its_caller_is_waited_for(tmp_path, capsys):
+    text = "import sys, time; print('start', flush=True); time.sleep(1); print('end')"
+    tool, log = script(tmp_path, text), tmp_path / "log"
+    first = f"call(Path({str(tool)!r}), [], Path({str(log)!r}), Place(None, 1))"
+    code = f"from mmsalmask.jobs import Path, Place, call; {first}"
+    caller = subprocess.Popen([sys.executable, "-c", code])
+    while not (log.exists() and log.read_text()):
+        time.sleep(0.01)
+    caller.kill()
+    caller.wait()
+    wait_for(log)
+    assert log.read_text() == "start\nend\n"
+    process = (tmp_path / "log.pid").read_text()
+    assert capsys.readouterr().err == f"waiting for an earlier call's process {process}\n"
+    # A process that has got the number since is none of ours.
+    (tmp_path / "log.pid").write_text(str(os.getpid()))
+    wait_for(log)
 
 
 def test_a_failure_is_a_result_and_a_defect_ends_everything():

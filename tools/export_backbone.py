@@ -1,7 +1,9 @@
 """Take the backbone out of a pretraining checkpoint, for mmpretrain, mmdet, mmseg and others.
 
-The file holds the query encoder's backbone alone, without prefix. mmengine reads .pth files but
-not .safetensors, so .pth is the default for openmmlab. No code of the checkpoint is executed.
+Checkpoints of this project, OpenMMLab, MoCo, solo-learn, lightly, torchvision, timm and others are
+recognised by the names of their tensors; what is left over is listed. The file holds the query
+encoder's backbone alone, without prefix. mmengine reads .pth files but not .safetensors, so .pth is
+the default for openmmlab. No code of the checkpoint is executed.
 """
 
 import argparse
@@ -10,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mmsalmask.checkpoint import (
-    backbone_state,
     describe,
+    find_backbone,
     load_checkpoint,
     local_file,
     save_backbone,
@@ -95,19 +97,21 @@ def main(arguments: list[str] | None = None) -> None:
     source = local_file(options.checkpoint)
     out = choose_output(source, options.checkpoint, options.out, options.format, options.force)
     checkpoint = load_checkpoint(source)
-    state = backbone_state(checkpoint)
+    found = find_backbone(checkpoint)
     facts = describe(checkpoint, source)
     if options.format == "torchvision" and facts["style"] == "caffe":
         raise InputError(
             "a ResNet of style 'caffe' has its stride in other layers than torchvision's ResNet: "
             "its weights would fit and compute something else"
         )
-    written = save_backbone(state, out, options.format, facts)
+    written = save_backbone(found.state, out, options.format, facts)
+    under = f" under {found.prefix}" if found.prefix else ""
+    print(f"names of {found.whose}, the backbone{under}; left over: {found.listing()}")
     print(
         f"{out}: {len(written)} tensors, {parameters(written) / 1e6:.2f} million parameters, "
         f"{options.format} names, high_pass={facts['high_pass']}"
     )
-    deep_stem = any(name.startswith("stem.") for name in state)
+    deep_stem = any(name.startswith("stem.") for name in found.state)
     print(usage(out, options.format, facts, deep_stem))
 
 

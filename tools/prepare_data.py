@@ -17,8 +17,7 @@ from rich.table import Table
 
 from mmsalmask.cli import report_errors
 from mmsalmask.datasets import ImageNet100
-from mmsalmask.datasets.image_folder import some_names
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, some_names
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 COCO = "http://images.cocodataset.org"

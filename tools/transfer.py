@@ -32,8 +32,8 @@ from rich.markdown import Markdown
 from torch import Tensor
 
 from mmsalmask.checkpoint import (
-    backbone_state,
     describe,
+    find_backbone,
     load_checkpoint,
     local_file,
     save_backbone,
@@ -58,7 +58,7 @@ from mmsalmask.evaluation.report import (
     tables_only,
     write_report,
 )
-from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus
+from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 from mmsalmask.provenance import provenance, write_result
 
 TOOLS = Path(__file__).resolve().parent
@@ -112,6 +112,7 @@ class Backbone(NamedTuple):
     name: str
     state: dict[str, Tensor]
     facts: dict[str, str]
+    left_over: str
     depth: int
     file: Path
 
@@ -180,8 +181,8 @@ def read_backbone(checkpoint: str, out: Path | None, schedule: str) -> Backbone:
     """
     source = local_file(checkpoint)
     content = load_checkpoint(source)
-    state, facts = backbone_state(content), describe(content, source)
-    depth = resnet_depth(state, checkpoint)
+    found, facts = find_backbone(content), describe(content, source)
+    depth = resnet_depth(found.state, checkpoint)
     if facts["style"] == "caffe":
         raise InputError(
             f"the backbone in {checkpoint} is a ResNet of style 'caffe', the recipes are for style "
@@ -189,7 +190,9 @@ def read_backbone(checkpoint: str, out: Path | None, schedule: str) -> Backbone:
         )
     folder = source.resolve().parent.name
     out = out or Path("work_dirs/transfer") / f"{folder}-{source.stem}-{schedule}"
-    return Backbone(f"{folder}/{source.name}", state, facts, depth, out.resolve() / "backbone.pth")
+    name, file = f"{folder}/{source.name}", out.resolve() / "backbone.pth"
+    told = f"{found.listing()} (names of {found.whose})"
+    return Backbone(name, found.state, facts, told, depth, file)
 
 
 # ---------------------------------------------------------------------------------------- the plan
@@ -369,6 +372,7 @@ def run_training(config: Config, folder: Path, facts: dict, place: Place) -> dic
     start = time.perf_counter()
     recipe, trained = folder / "config.py", folder / "train" / "last_checkpoint"
     config.dump(recipe)
+    wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
     resumed = trained.exists()
     if not (folder / "trained").exists():
         words = [str(recipe), f"--work-dir={folder / 'train'}", *(["--resume"] if resumed else [])]
@@ -450,6 +454,7 @@ def report(
         "backbone": f"ResNet-{backbone.depth}",
         "pretrained by": known["model"],
         "epoch": known["epoch"],
+        "left over of the checkpoint": backbone.left_over,
         "high-pass filtered images": {"true": "yes", "false": "no"}.get(
             known["high_pass"], "unknown, taken for no"
         ),

@@ -10,7 +10,7 @@ from mmpretrain.datasets import BaseDataset
 
 from mmsalmask.datasets.fingerprint import fingerprint_of
 from mmsalmask.datasets.loading import EXTENSIONS, BrokenImage
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
 _HOW_TO_SET = "set data_root, for example with --cfg-options data_root=/path/to/images"
@@ -244,12 +244,6 @@ class ImageFolder(BaseDataset):
     def extra_repr(self) -> list[str]:
         """The lines of the dataset's printed form that are its own."""
         return [f"Image folder: \t{self.data_root}"]
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def check_folder(folder: str) -> None:

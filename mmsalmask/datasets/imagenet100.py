@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsalmask.datasets.image_folder import ImageFolder, check_folder, some_names
-from mmsalmask.errors import InputError
+from mmsalmask.datasets.image_folder import ImageFolder, check_folder
+from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
 _IDS = Path(__file__).with_name("imagenet100_classes.txt")

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import MMLogger
 
-from mmsalmask.datasets.image_folder import ImageFolder, check_folder, some_names
+from mmsalmask.datasets.image_folder import ImageFolder, check_folder
 from mmsalmask.datasets.loading import BrokenImage
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
 #: The 28 drives from which Eigen et al. (NeurIPS 2014) took their test images.

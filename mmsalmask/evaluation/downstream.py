@@ -128,7 +128,7 @@ def _widths(config: Config, expansion: int) -> dict[str, dict[str, Any]]:
 
 SMALL_SIDE = 160
 SMALL_BATCH = 4
-SMALL_ITERATIONS = 200
+SMALL_ITERATIONS = 100
 SMALL_TEST_IMAGES = 200
 
 
@@ -138,7 +138,7 @@ def _shrink_linear(config: Config) -> None:
 
 def _shrink_detection(config: Config) -> None:
     """Small images, few RoIs of half the size, small anchors, few steps."""
-    few = {"nms_pre": 400, "max_per_img": 100}
+    few = {"nms_pre": 400, "max_per_img": 50}
     _merge(
         config,
         {
@@ -146,7 +146,7 @@ def _shrink_detection(config: Config) -> None:
             "rpn_head.anchor_generator.scales": [1, 2, 4, 8],
             "roi_head.bbox_roi_extractor.roi_layer.output_size": 7,
             "roi_head.bbox_head.roi_feat_size": 4,
-            "train_cfg.rcnn.sampler.num": 32,
+            "train_cfg.rcnn.sampler.num": 16,
             **{f"train_cfg.rpn_proposal.{key}": value for key, value in few.items()},
             **{f"test_cfg.rpn.{key}": value for key, value in few.items()},
         },
@@ -180,6 +180,7 @@ def _shrink_segmentation(config: Config) -> None:
 
 
 def _few_steps(config: Config) -> None:
+    config.optim_wrapper.optimizer.lr *= SMALL_BATCH / config.train_dataloader.batch_size
     config.train_dataloader.batch_size = SMALL_BATCH
     config.train_cfg.update(
         max_iters=SMALL_ITERATIONS, val_interval=SMALL_ITERATIONS, val_begin=SMALL_ITERATIONS + 1

@@ -8,16 +8,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import Bbox
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
 from mmsalmask.engine.safe_checkpoint import write_atomically
 
-_ROW, _DPI = 2.2, 120  # inches of a row of photos
-_MOST_OBJECTS = 8  # of which boxes and names can be told apart
-_OPAQUE = 0.75  # colours of classes, laid over the photo
+_ROW, _DPI = 2.4, 120  # inches of a row of photos
+_MOST_OBJECTS = 6  # of which boxes and names can be told apart
+_SMALLEST = 0.01  # share of the photo, of objects that can be seen
+_OPAQUE = 0.65  # colours of classes, laid over the photo in grey
 _LINES = {0.5: "IoU 0.50", 0.75: "IoU 0.75"}
 
 
@@ -33,9 +36,11 @@ def draw_precision_recall(evaluations: dict[str, COCOeval], picture: Path) -> No
     axes = figure.subplots(1, len(evaluations), squeeze=False, sharey=True)[0]
     for axis, (title, evaluation) in zip(axes, evaluations.items(), strict=True):
         recall = evaluation.params.recThrs
-        for name, precision in precision_recall(evaluation).items():
+        lines = zip(("-", "--", ":"), precision_recall(evaluation).items(), strict=True)
+        for style, (name, precision) in lines:  # the dashes let a line below be seen
             area = f"{100 * precision.mean():.1f}" if len(precision) else "no objects"
-            axis.plot(recall[: len(precision)], precision, label=f"{name}: {area}", lw=1.8)
+            shown = dict(label=f"{name}: {area}", ls=style, lw=1.8)
+            axis.plot(recall[: len(precision)], precision, **shown)
         axis.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper right", title="AP, %", title_fontsize=8)
@@ -67,7 +72,7 @@ def draw_detections(
         images: the folder that the truth's file names are relative to.
         picture: the PNG to write.
         kind: draw ``"bbox"`` alone, or masks of ``"segm"``, too.
-        count: images, the first that have one to eight objects.
+        count: images, the first that have one to six objects; those with tiny ones come last.
     """
     truth, found = evaluation.cocoGt, evaluation.cocoDt
     names = {each["id"]: each["name"] for each in truth.dataset["categories"]}
@@ -75,32 +80,70 @@ def draw_detections(
     for each in truth.dataset["annotations"]:
         if not each.get("iscrowd"):
             objects[each["image_id"]].append(each)
-    few = range(1, _MOST_OBJECTS + 1)
-    chosen = [image for image in truth.dataset["images"] if len(objects[image["id"]]) in few][
-        :count
-    ]
-    figure, rows = _grid(["truth", "found"], [images / each["file_name"] for each in chosen])
+    few = [i for i in truth.dataset["images"] if 1 <= len(objects[i["id"]]) <= _MOST_OBJECTS]
+    photos = {image["id"]: Image.open(images / image["file_name"]) for image in few}
+
+    def has_tiny(image: dict) -> bool:
+        smallest = min(np.prod(each["bbox"][2:]) for each in objects[image["id"]])
+        return smallest < _SMALLEST * np.prod(photos[image["id"]].size)
+
+    chosen = sorted(few, key=has_tiny)[:count]
+    figure, rows = _grid(["truth", "found"], [photos[image["id"]] for image in chosen])
     for column, image in enumerate(chosen):
         true = objects[image["id"]]
         best = sorted(found.imgToAnns[image["id"]], key=lambda each: -each["score"])[: len(true)]
+        kinds = list(dict.fromkeys(each["category_id"] for each in (*true, *best)))
         for axis, (owner, instances) in zip(
             rows[:, column], ((truth, true), (found, best)), strict=True
         ):
             for each in instances:
                 mask = owner.annToMask(each) if kind == "segm" else None
-                _draw_object(axis, each, names[each["category_id"]], mask)
+                color = matplotlib.colormaps["tab10"](kinds.index(each["category_id"]) % 10)
+                _draw_object(axis, each, names[each["category_id"]], color, mask)
+    _part_labels(figure)
     _save(figure, picture)
 
 
-def _draw_object(axis: Axes, instance: dict, name: str, mask: np.ndarray | None) -> None:
-    color = matplotlib.colormaps["tab10"](instance["category_id"] % 10)
+def _draw_object(
+    axis: Axes, instance: dict, name: str, color: tuple[float, ...], mask: np.ndarray | None
+) -> None:
     x, y, width, height = instance["bbox"]
     axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, lw=1.4))
     if mask is not None:
-        axis.imshow(np.array(color) * np.stack([mask] * 3 + [0.55 * mask], axis=2))
+        axis.imshow(np.array(color) * np.stack([mask] * 3 + [0.45 * mask], axis=2))
     label = f"{name} {instance['score']:.2f}" if "score" in instance else name
     box = dict(facecolor=color, edgecolor="none", pad=0.8, alpha=0.8)
-    axis.text(max(x, 0), max(y, 0), label, fontsize=6, color="white", va="top", bbox=box)
+    axis.text(max(x, 0), max(y, 0), label, fontsize=6.5, color="white", va="top", bbox=box)
+
+
+def _part_labels(figure: Figure) -> None:
+    """Move labels into their photo and, where they lie on each other, apart."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()  # settles the layout, which says where labels are
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        photo, taken = axis.get_window_extent(), []
+        for text in axis.texts:
+            box = text.get_window_extent()
+            left = min(box.x0, photo.x1 - box.width - 2)
+            tops = [
+                box.y1,
+                *(other.y0 - 2 for other in taken),
+                *(o.y1 + box.height + 2 for o in taken),
+            ]
+            places = [
+                Bbox.from_bounds(
+                    left,
+                    min(max(top - box.height, photo.y0), photo.y1 - box.height),
+                    box.width,
+                    box.height,
+                )
+                for top in sorted(tops, key=lambda top: abs(top - box.y1))
+            ]
+            free = (place for place in places if not any(place.overlaps(other) for other in taken))
+            place = next(free, places[0])
+            taken.append(place)
+            text.set_position(axis.transData.inverted().transform((place.x0, place.y1)))
 
 
 def draw_segmentations(
@@ -113,23 +156,32 @@ def draw_segmentations(
 ) -> None:
     """Photos, true classes and found classes of pixels, below each other.
 
+    A class whose colour is black, which is the background, shows the photo in grey.
+
     Args:
         photos: of images.
         truth, found: of as many PNGs of classes, of the photos' size; 255 counts as nothing.
         classes, palette: names and colours (0 to 255) of the classes.
         picture: the PNG to write.
     """
-    figure, rows = _grid(["photo", "truth", "found"], photos)
+    pictures = [Image.open(path) for path in photos]
+    figure, rows = _grid(["photo", "truth", "found"], pictures)
     colors, seen = np.array(palette, np.uint8), set()
     for axes, maps in zip(rows[1:], (truth, found), strict=True):
-        for axis, path in zip(axes, maps, strict=True):
+        for axis, photo, path in zip(axes, pictures, maps, strict=True):
             labels = np.array(Image.open(path))
             known = labels < len(classes)
             seen |= set(np.unique(labels[known]).tolist())
             shown = np.where(known[..., None], colors[np.where(known, labels, 0)], 255)
-            axis.imshow(shown, interpolation="nearest", alpha=_OPAQUE)
+            opaque = np.uint8(255 * _OPAQUE) * shown.any(-1, keepdims=True)
+            axis.imshow(photo.convert("L").convert("RGB"))
+            axis.imshow(
+                np.concatenate((shown, opaque), -1).astype(np.uint8), interpolation="nearest"
+            )
     handles = [
-        Patch(facecolor=colors[i] / 255, edgecolor="0.6", label=classes[i]) for i in sorted(seen)
+        Patch(facecolor=colors[i] / 255, edgecolor="0.6", label=classes[i])
+        for i in sorted(seen)
+        if colors[i].any()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=7, frameon=False)
     _save(figure, picture)
@@ -156,18 +208,17 @@ def draw_embedding(embedding: dict, picture: Path) -> None:
     _save(figure, picture)
 
 
-def _grid(titles: Sequence[str], photos: Sequence[Path]) -> tuple[Figure, np.ndarray]:
+def _grid(titles: Sequence[str], photos: Sequence[Image.Image]) -> tuple[Figure, np.ndarray]:
     """A row of axes per title, each with all the photos in it, of one height."""
-    pictures = [Image.open(path).convert("RGB") for path in photos]
-    shapes = [picture.width / picture.height for picture in pictures]
+    shapes = [photo.width / photo.height for photo in photos]
     size = (_ROW * sum(shapes) + 0.3, _ROW * len(titles) + 0.3)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     rows = figure.subplots(len(titles), len(photos), squeeze=False, width_ratios=shapes)
     for title, axes in zip(titles, rows, strict=True):
         axes[0].set_ylabel(title, fontsize=9)
-        for axis, picture in zip(axes, pictures, strict=True):
-            axis.imshow(picture)
+        for axis, photo in zip(axes, photos, strict=True):
+            axis.imshow(photo.convert("RGB"))
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set_visible(False)

@@ -59,6 +59,8 @@ def test_a_small_recipe_trains_a_backbone_of_any_depth(tmp_path, recipe, depth):
     save_backbone(pretrained, start, "openmmlab", {})
     config = downstream_config(recipe, start, depth, {"data_root": "my/data"}, 16, small=True)
     assert config.train_dataloader.batch_size == SMALL_BATCH
+    rate = load_config(str(recipe)).optim_wrapper.optimizer.lr
+    assert config.optim_wrapper.optimizer.lr == rate * SMALL_BATCH / 16, "by the batch"
     assert config.train_cfg.max_iters == SMALL_ITERATIONS
     assert max(config.param_scheduler[-1].get("milestones", [0])) < SMALL_ITERATIONS
     assert "my/data" in str(config.test_dataloader.dataset)

@@ -1,5 +1,7 @@
 """Curves that add up to the average precision, and pictures that show what was found."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -115,11 +117,42 @@ def test_as_many_detections_as_objects_are_drawn_below_them(photos, shown, kind)
 
 
 def test_an_image_with_more_objects_than_can_be_told_apart_is_passed_over(photos, shown):
-    crowd = [thing(1, 3, 2 * i, 2, 10, 10, id=10 + i, iscrowd=0) for i in range(9)]
+    crowd = [thing(1, 3, 2 * i, 2, 10, 10, id=10 + i, iscrowd=0) for i in range(7)]
     evaluation = make(FOUND)
     evaluation.cocoGt.dataset["annotations"] += crowd
     draw_detections(evaluation, photos, photos / "found.png")
     assert [texts(axis) for axis in shown[0].axes] == [["cat"], ["cat 0.70"]]
+
+
+def test_images_with_tiny_objects_come_last(photos, shown):
+    evaluation = make(FOUND)
+    evaluation.cocoGt.dataset["annotations"].append(thing(1, 3, 2, 2, 3, 3, id=9, iscrowd=0))
+    draw_detections(evaluation, photos, photos / "found.png", count=1)
+    assert [texts(axis) for axis in shown[0].axes] == [["cat"], ["cat 0.70"]]
+
+
+def test_labels_lie_in_their_photo_and_not_on_each_other(photos, shown):
+    boxes = [(1, 60 - i, 2 * i, 18, 20) for i in range(5)]
+    found = [thing(1, 3, *box[1:], score=0.9 - box[1] / 1000) for box in boxes]
+    evaluation = make(found)
+    for i, box in enumerate(boxes):
+        evaluation.cocoGt.dataset["annotations"].append(thing(*box[:1], 7, *box[1:], id=20 + i))
+    del evaluation.cocoGt.dataset["annotations"][2]
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(drawings, "_MOST_OBJECTS", 10)
+        draw_detections(evaluation, photos, photos / "found.png")
+    for axis in shown[0].axes:
+        photo = axis.get_window_extent()
+        places = [text.get_window_extent() for text in axis.texts]
+        assert len(places) >= 5
+        for place, other in itertools.combinations(places, 2):
+            assert not place.overlaps(other)
+        for place in places:
+            assert photo.x0 <= place.x0
+            assert place.x1 <= photo.x1
+            assert photo.y0 <= place.y0 + 1
+            assert place.y1 <= photo.y1 + 1
 
 
 def test_maps_have_the_colours_of_their_classes_and_a_legend_of_those_that_occur(photos, shown):
@@ -131,11 +164,13 @@ def test_maps_have_the_colours_of_their_classes_and_a_legend_of_those_that_occur
     paths = [[photos / f"{name}.png"] for name in ("1", "truth", "found")]
     draw_segmentations(*paths, ["ground", "car", "tree"], palette, photos / "seg.png")
     _, below, last = shown[0].axes
-    np.testing.assert_array_equal(below.images[-1].get_array()[:20], [[[0, 255, 0]] * 80] * 20)
-    np.testing.assert_array_equal(below.images[-1].get_array()[20:30], [[[255] * 3] * 80] * 10)
-    np.testing.assert_array_equal(last.images[-1].get_array()[25:], [[[0, 0, 0]] * 80] * 35)
+    opaque = int(255 * drawings._OPAQUE)
+    tree, void = [0, 255, 0, opaque], [255, 255, 255, opaque]
+    np.testing.assert_array_equal(below.images[-1].get_array()[:20], [[tree] * 80] * 20)
+    np.testing.assert_array_equal(below.images[-1].get_array()[20:30], [[void] * 80] * 10)
+    assert (last.images[-1].get_array()[25:, :, 3] == 0).all(), "the background is the photo"
     (legend,) = shown[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["ground", "tree"]
+    assert [text.get_text() for text in legend.get_texts()] == ["tree"]
 
 
 def test_points_have_a_colour_per_class(tmp_path, shown):

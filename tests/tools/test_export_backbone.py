@@ -82,6 +82,8 @@ def test_the_default_export_is_the_query_backbone_and_says_what_it_is(pretrained
         assert torch.equal(content["state_dict"][name], value), name
     assert content["meta"]["epoch"] == "9"
     assert content["meta"]["high_pass"] == "false"
+    rest = "encoder_k (318 tensors), neck (1 tensor), queue (1 tensor)"
+    assert f"names of OpenMMLab, the backbone under backbone.; left over: {rest}\n" in told
     assert f"{path}: 318 tensors, 23.51 million parameters, openmmlab names" in told
     assert f"init_cfg=dict(type='Pretrained', checkpoint='{path}')" in told
 

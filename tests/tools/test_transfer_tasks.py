@@ -260,7 +260,7 @@ def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypa
 
 def backbone(**facts) -> transfer.Backbone:
     facts = {"high_pass": "unknown", "model": "unknown", **facts}
-    return transfer.Backbone("name", {}, facts, 50, Path("backbone.pth"))
+    return transfer.Backbone("name", {}, facts, "nothing", 50, Path("backbone.pth"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""Checkpoint files: read without running code from them, find the backbone, write it for others."""
+
+from mmsalmask.checkpoint.checks import check_matches, check_start
+from mmsalmask.checkpoint.layouts import Found, backbone_state, find_backbone
+from mmsalmask.checkpoint.loading import load_checkpoint, local_file, revive
+from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
+from mmsalmask.checkpoint.origin import (
+    describe,
+    is_high_pass,
+    read_config,
+    saw_high_pass,
+    typed_parts,
+    warn_if_filter_differs,
+)
+from mmsalmask.checkpoint.writing import Naming, save_backbone
+
+__all__ = [
+    "Found",
+    "Naming",
+    "backbone_state",
+    "check_matches",
+    "check_start",
+    "describe",
+    "find_backbone",
+    "is_high_pass",
+    "load_checkpoint",
+    "local_file",
+    "read_config",
+    "revive",
+    "save_backbone",
+    "saw_high_pass",
+    "to_detectron2",
+    "to_torchvision",
+    "typed_parts",
+    "warn_if_filter_differs",
+]

@@ -1,0 +1,77 @@
+"""Writing a backbone for other libraries."""
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmsalmask.checkpoint.loading import last_words
+from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
+from mmsalmask.errors import InputError
+
+Naming = Literal["openmmlab", "torchvision", "detectron2"]
+
+
+def save_backbone(
+    state: Mapping[str, Tensor], path: str | Path, naming: Naming, metadata: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Write a backbone under the names of ``naming``; the file appears whole or not at all.
+
+    ``.pth``: ``dict(state_dict=..., meta=metadata)``. ``.safetensors``: the tensors, the metadata
+    in the header. detectron2's own layout, ``.pkl`` (NumPy arrays) or ``.pth``: ``dict(model=...,
+    __author__=..., matching_heuristics=True, meta=metadata)``.
+
+    Args:
+        state: in mmpretrain's names, see :func:`backbone_state`.
+
+    Returns:
+        The tensors as written.
+
+    Raises:
+        InputError: for tensors that have no place under those names, a suffix that does not fit,
+            and a file that cannot be written (a full disk); what lay there before stays.
+    """
+    path = Path(path)
+    convert = {"openmmlab": dict, "torchvision": to_torchvision, "detectron2": to_detectron2}
+    # A copy of each: a view would bring its whole storage into the file.
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in convert[naming](state).items()
+    }
+    write = _writer(path, naming, tensors, {**metadata, "naming": naming})
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        part.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"could not write {path} ({last_words(error)})") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return tensors
+
+
+def _writer(
+    path: Path, naming: Naming, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> Callable[[Path], None]:
+    wrapper = {"__author__": "mmsalmask", "matching_heuristics": True, "meta": metadata}
+    if path.suffix == ".safetensors":
+        return lambda part: save_file(tensors, part, metadata)
+    if path.suffix == ".pth" and naming == "detectron2":
+        return lambda part: torch.save({"model": tensors, **wrapper}, part)
+    if path.suffix == ".pth":
+        return lambda part: torch.save({"state_dict": tensors, "meta": metadata}, part)
+    if path.suffix == ".pkl" and naming == "detectron2":
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        content = pickle.dumps({"model": arrays, **wrapper}, protocol=2)
+        return lambda part: part.write_bytes(content) and None
+    raise InputError(
+        f"cannot write {path.name} for {naming}: use .pth or .safetensors, "
+        "or .pkl for detectron2 alone"
+    )
