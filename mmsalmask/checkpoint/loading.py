@@ -239,14 +239,18 @@ def meta_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 # bytes, and ``__setstate__`` of a dtype or a HistoryBuffer changes what the whole process uses.
 
 
-class _History:
-    """For mmengine's HistoryBuffer: its attributes and nothing else."""
+class _Attributes:
+    """Attributes and nothing else."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
-class _Arguments(_History):
+class _History(_Attributes):
+    """For mmengine's HistoryBuffer."""
+
+
+class _Arguments(_Attributes):
     """For ``argparse.Namespace``, which many keep their command line's options in."""
 
 
