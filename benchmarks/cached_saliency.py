@@ -179,13 +179,14 @@ def compare(localizer: Localizer, cheaper: dict[str, Localizer], views: Views) -
     return rows
 
 
-def cheaper_backbones(net: torch.nn.Module) -> dict[str, Localizer]:
+def cheaper_backbones(net: torch.nn.Module, bfloat16: bool) -> dict[str, Localizer]:
     options = {
         "channels_last": dict(channels_last=True),
-        "in bfloat16": dict(dtype="bfloat16"),
         "at 160 px": dict(size=160),
         "at 128 px": dict(size=128),
     }
+    if bfloat16:
+        options["in bfloat16"] = dict(dtype="bfloat16")
     # The memory format is the weights': each has a copy of its own.
     return {
         name: Frozen(BackboneSaliency(copy.deepcopy(net), **option))
@@ -201,7 +202,12 @@ def main() -> None:
     parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
     parser.add_argument("--backbone", help="a ResNet, e.g. resnet50")
     parser.add_argument("--checkpoint", help="its weights: a path or torchvision://resnet50")
-    parser.add_argument("--views", type=int, default=8, help="of each photo (%(default)s)")
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="also measure that; a CPU without its instructions takes seconds for an image",
+    )
+    parser.add_argument("--views", type=int, default=2, help="of each photo (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -218,7 +224,10 @@ def main() -> None:
     if arguments.backbone:
         module = resnet(arguments.backbone, arguments.checkpoint)
         weights = localizer_identity({}, module)["weights"]
-        chosen[arguments.backbone] = (Frozen(module), cheaper_backbones(module.backbone))
+        chosen[arguments.backbone] = (
+            Frozen(module),
+            cheaper_backbones(module.backbone, arguments.bfloat16),
+        )
     chosen["BoundaryPriorSaliency"] = (Frozen(BoundaryPriorSaliency()), {})
     chosen["SpectralResidualSaliency"] = (Frozen(SpectralResidualSaliency()), {})
     results = {}
