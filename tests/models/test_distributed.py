@@ -1,5 +1,6 @@
-"""Two real processes joined by gloo compute what one computes on the joined batch."""
+"""Real processes joined by gloo compute what one computes on the joined batch."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -230,6 +231,73 @@ def test_a_wrong_order_would_be_noticed(ranks, alone):
     assert (queue - alone["queues"][0][0]).abs().max() > 1e-2
     losses = [found["wrong_unshuffle"]["losses"][0] for found in ranks]
     assert abs(torch.stack(losses).mean() - alone["losses"][0]) > 1e-3
+
+
+# ------------------------------------------------------------------------------------ any number
+
+ROWS = 8
+STEPS = {1: 1, 2: 100, 4: 20}  # by the number of processes
+
+
+def train_in_one_of(processes: int, rank: int, folder: str) -> None:
+    """The first gradient, and the queue after many steps, saved to ``<rank>.pt``."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes
+    )
+    model, found = groupnorm_net(rank), {}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(STEPS[processes]):
+        generator = torch.Generator().manual_seed(step)
+        views = [torch.randn(ROWS, 3, 16, 16, generator=generator) for _ in range(3)]
+        optimizer.zero_grad()
+        loss = model([view.chunk(processes)[rank] for view in views], mode="loss")["loss"]
+        loss.backward()
+        if step == 0:
+            named = model.module.named_parameters()
+            gradients = {n: p.grad.clone() for n, p in named if p.grad is not None}
+            first = model.module.queue.clone()
+            found = dict(loss=loss.detach(), gradients=gradients, first_queue=first)
+        optimizer.step()
+    found.update(queue=model.module.queue, pointer=model.module.queue_pointer)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train_in(processes: int, folder: Path) -> list[dict]:
+    folder.mkdir()
+    # The server imports the libraries once and is forked for every process.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmsalmask.models"])
+    started = [
+        context.Process(target=train_in_one_of, args=(processes, rank, str(folder)))
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(240)
+        process.kill()  # nothing happens where it has ended
+    assert [process.exitcode for process in started] == [0] * processes
+    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+
+
+def test_one_two_and_four_processes_train_alike(tmp_path):
+    (alone,) = train_in(1, tmp_path / "1")
+    for processes in (2, 4):
+        found = train_in(processes, tmp_path / str(processes))
+        loss = torch.stack([one["loss"] for one in found]).mean()
+        assert loss.item() == pytest.approx(alone["loss"].item(), abs=1e-5)
+        for one in found:
+            assert one["gradients"].keys() == alone["gradients"].keys()
+            for name, gradient in alone["gradients"].items():
+                torch.testing.assert_close(one["gradients"][name], gradient, atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(one["first_queue"], alone["first_queue"], atol=1e-5, rtol=0)
+            # To the last bit among the processes, whatever the sums' order does to their number.
+            assert torch.equal(one["queue"], found[0]["queue"])
+            assert one["pointer"] == STEPS[processes] * ROWS % 10
+        assert (found[0]["queue"] - found[0]["first_queue"]).abs().max() > 1e-2
 
 
 # ------------------------------------------------------------------------------------ the tool
