@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
@@ -227,6 +228,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
         results[name] = {
             "seconds": seconds,
             "ratio": statistics.median(ratios),
+            "paper": None if WITHOUT in name else PAPER[name.split(",")[0]],
             "ratio_range": [min(ratios), max(ratios)],
             "images_per_second": options.batch / seconds,
             "peak_memory_mb": peaks.get(name),
@@ -281,7 +283,7 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
     for name, row in results.items():
         shares = row["shares"] or {}
         peak = row["peak_memory_mb"]
-        paper = PAPER.get(name.split(",")[0]) if WITHOUT not in name else None
+        paper = row["paper"]
         table.add_row(
             name,
             f"{row['seconds']:.3f}",
@@ -292,6 +294,35 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
             *(f"{shares[part]:.1%}" if part in shares else "" for part in PARTS),
         )
     Console().print(table)
+
+
+def draw(results: dict[str, dict], title: str, path: str) -> None:
+    """A bar per method, split among the parts of its step; diamonds are the paper's ratios."""
+    names = list(results)[::-1]
+    figure = Figure((9, 0.36 * len(names) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    left = [0.0] * len(names)
+    colours = {"encoder": "#9db4c8", "data": "#c9c9c9", "localizer": "#d1603d", "fill": "#e9b44c"}
+    for part, colour in colours.items():
+        widths = []
+        for name in names:
+            shares = results[name]["shares"] or {"encoder": 1.0}
+            widths.append(results[name]["ratio"] * shares.get(part, 0.0))
+        axes.barh(names, widths, left=left, color=colour, label=part, height=0.7)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for row, name in enumerate(names):
+        axes.text(left[row] + 0.02, row, f"{results[name]['ratio']:.2f}", va="center", fontsize=8)
+    told = [(results[name]["paper"], row) for row, name in enumerate(names)]
+    told = [point for point in told if point[0] is not None]
+    axes.scatter(*zip(*told, strict=True), marker="D", s=22, color="black", label="paper", zorder=3)
+    axes.axvline(1.25, color="black", linewidth=0.8, linestyle=":")
+    axes.text(1.26, len(names) - 0.45, "floor with a hard negative", fontsize=7)
+    axes.set_xlabel("time of a step, plain MoCo v2 = 1")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -310,6 +341,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="METHOD", help="beside plain MoCo v2, this one alone")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--chart", help="draw them here, as a PNG")
     options = parser.parse_args()
     for name in (options.only, options.peak):
         if name is not None and name not in methods():
@@ -329,6 +361,9 @@ def main() -> None:
         settings = ("device", "depth", "size", "batch", "queue", "amp", "rounds", "plain_step")
         told = {key: getattr(options, key) for key in settings}
         write_result(options.json, {**provenance(seed=0), "settings": told, "results": results})
+    if options.chart:
+        where = f"ResNet-{options.depth}, {options.size} px, batch {options.batch}"
+        draw(results, f"{where}, {provenance()['hardware']}", options.chart)
 
 
 if __name__ == "__main__":

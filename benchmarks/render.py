@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "reliability.md")
+FILES = [ROOT / "README.md", ROOT / "docs" / "reliability.md", ROOT / "docs" / "scaling.md"]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -113,6 +113,38 @@ def pipeline() -> str:
     return markdown(["photos, views", *ways], rows) + origin(data)
 
 
+def price_list() -> str:
+    data = result("pretrain_cost_cpu.json")
+    rows = []
+    for name, row in data["results"].items():
+        paper, shares = row["paper"], row["shares"] or {}
+        masking = shares.get("localizer", 0) + shares.get("fill", 0)
+        rows.append(
+            [
+                name,
+                f"{row['ratio']:.2f}",
+                "" if paper is None else f"{paper:.2f}",
+                f"{row['images_per_second']:.0f}",
+                "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
+                *(f"{shares[part]:.1%}" if shares else "" for part in ("localizer", "fill")),
+                f"{masking:.1%}" if shares else "",
+            ]
+        )
+    header = ["method", "step", "paper", "images/s", "peak MB", "localizer", "fill", "together"]
+    return markdown(header, rows) + origin(data)
+
+
+def two_processes() -> str:
+    data = result("two_processes.json")
+    speeds = data["images_per_second"]
+    rows = [
+        ["1", f"{speeds['1']:.0f}", ""],
+        ["2", f"{speeds['2']:.0f}", f"{data['efficiency']:.0%}"],
+    ]
+    header = ["processes", f"images/s, {data['batch_of_a_process']} in each step", "efficiency"]
+    return markdown(header, rows) + origin(data)
+
+
 def kills() -> str:
     data = result("reliability.json")["kills"]
     rows = []
@@ -149,14 +181,16 @@ def bad_files() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "cached_saliency": cached_saliency,
+    "cached saliency": cached_saliency,
     "caltech": caltech,
     "pipeline": pipeline,
+    "price list": price_list,
     "published": published,
     "masking": masking,
     "methods": methods,
     "kills": kills,
     "processes": processes,
+    "two processes": two_processes,
     "bad files": bad_files,
 }
 
