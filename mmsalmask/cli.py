@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-from mmsalmask.errors import InputError, Stopped
+from mmsalmask.errors import InputError, NotWritten, Stopped
 
 INPUT_STATUS = 2
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again
@@ -89,7 +89,8 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPT_STATUS)
     except OSError as error:
-        if error.errno not in _NOT_WRITTEN:
+        ours = isinstance(error, NotWritten) or error.errno in _FULL
+        if not ours or error.errno not in _NOT_WRITTEN:
             raise
         _leave(f"error: {_not_written(error)}", INPUT_STATUS)
 
@@ -100,6 +101,8 @@ def _sentence(error: InputError) -> str:
     return str(error).rpartition(raised)[2].rstrip()
 
 
+# These come from writing alone, whoever wrote.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _NOT_WRITTEN = {
     errno.ENOSPC: "no space left on the disk that holds {}; make room",
     errno.EDQUOT: "the disk quota for {} is used up; make room",

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class NotWritten(OSError):
+    """A file could not be written; what lay there before stays."""
+
+
 class Stopped(Exception):
     """A signal ended the run after it was saved; the message says where it goes on.
 

@@ -152,10 +152,10 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` and
             :func:`mmsalmask.engine.paths.check_data_paths` refuse, for persistent
-            workers without workers, for loss scaling without a GPU, for a missing, damaged or
-            unsafe file that the model starts from, or one of another architecture, for a
-            ``load_from`` whose tensors are not those of the model, and for a saliency cache of
-            other images than those of the training data.
+            workers without workers, for loss scaling without a GPU, for a work directory that
+            cannot be written, for a missing, damaged or unsafe file that the model starts from, or
+            one of another architecture, for a ``load_from`` whose tensors are not those of the
+            model, and for a saliency cache of other images than those of the training data.
     """
     check_config(config)
     check_data_paths(config, _LOADERS[2:] if testing else _LOADERS[:2])
@@ -176,6 +176,7 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
         _distribute_over_cpus(config)
     if config.get("fast_step"):
         fuse_optimizers(config)
+    _check_work_dir(config)
     runner = ExactRunner.from_cfg(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
@@ -202,6 +203,19 @@ def cache_of(model: nn.Module) -> CachedSaliency | None:
     masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)
     localizer = getattr(masker, "localizer", None)
     return localizer if isinstance(localizer, CachedSaliency) else None
+
+
+def _check_work_dir(config: Config) -> None:
+    """Refuse a work directory that cannot be made or written, before anything is."""
+    if config.get("work_dir") is None:
+        return
+    work, reason = Path(config.work_dir), "no permission, or a disk that is read-only"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    if not os.access(work, os.W_OK | os.X_OK):
+        raise InputError(f"work directory {work} cannot be written ({reason}): choose --work-dir")
 
 
 def train(runner: ExactRunner) -> None:

@@ -14,6 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
+from mmsalmask.errors import NotWritten
 from mmsalmask.registry import HOOKS
 
 # A zip archive ends with the length of its comment, in two bytes, and the comment.
@@ -31,7 +32,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     renamed.
 
     Raises:
-        OSError: as the system reports it, naming ``path``, or if other content came back; the
+        NotWritten: the system's OSError, naming ``path``, or if other content came back; the
             temporary file is gone, an older target untouched.
     """
     path = Path(path)
@@ -50,7 +51,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise NotWritten(error.errno, error.strerror, str(path)) from error
     finally:
         with suppress(OSError):  # a disk that is read-only refuses that, too
             temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
 
 
@@ -28,10 +29,10 @@ def contrast_logits(
         float32 (N, 1 + K + M).
 
     Raises:
-        InputError: for τ ≤ 0 or hard negatives that are not one row per query.
+        InputError: for τ ≤ 0, a ρ that is no finite number, or hard negatives that are not one row
+            per query.
     """
-    if not temperature > 0:
-        raise InputError(f"temperature must be positive, got {temperature!r}")
+    check_scales(temperature, penalty)
     # In half precision e^{q·k/τ} at small τ loses what distinguishes the negatives.
     with torch.autocast(query.device.type, enabled=False):
         query, key, negatives = query.float(), key.float(), negatives.float()
@@ -45,6 +46,14 @@ def contrast_logits(
             own = hard_negatives.float().view(len(query), -1, query.shape[1])
             logits.append(penalty * torch.einsum("nd,nmd->nm", query, own))
         return torch.cat(logits, dim=1) / temperature
+
+
+def check_scales(temperature: float, penalty: float) -> None:
+    """Refuse a temperature that is not positive, and either that is no finite number."""
+    if not is_number(temperature, 0) or temperature == 0:
+        raise InputError(f"temperature must be positive, got {temperature!r}")
+    if not is_number(penalty):
+        raise InputError(f"penalty must be a finite number, got {penalty!r}")
 
 
 def info_nce(

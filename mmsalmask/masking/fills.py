@@ -3,6 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
+from mmsalmask.checks import is_number
+from mmsalmask.errors import InputError
 from mmsalmask.masking.filters import gaussian_blur
 
 
@@ -10,7 +12,12 @@ def noise_fill(images: Tensor, std: float, generator: Generator | None = None) -
     """Gaussian noise of the given standard deviation, drawn anew for every image.
 
     Returns (N, C, H, W) of the images' shape and dtype.
+
+    Raises:
+        InputError: for a standard deviation that is negative or no number.
     """
+    if not is_number(std, 0):
+        raise InputError(f"std must be a number that is not negative, got {std!r}")
     noise = torch.empty_like(images, dtype=torch.float32, memory_format=torch.contiguous_format)
     return noise.normal_(0, std, generator=generator).to(images.dtype)
 

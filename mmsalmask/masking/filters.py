@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
 
 
@@ -16,7 +17,7 @@ def check_kernel(kernel_size: int, sigma: float) -> None:
     """
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
-    if not sigma > 0:
+    if not is_number(sigma, 0) or sigma == 0:
         raise InputError(f"sigma must be positive, got {sigma!r}")
 
 

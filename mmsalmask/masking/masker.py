@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from mmsalmask.checks import check_sides, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
     balanced_patches,
@@ -90,7 +91,7 @@ class SaliencyMasker(nn.Module):
     ) -> None:
         super().__init__()
         self.strategy = strategy
-        self.grid = _check_grid(grid)
+        self.grid = check_sides("grid", grid, 1)
         if isinstance(localizer, CachedSaliency):
             localizer.check_grid(self.grid)
             self.localizer = localizer
@@ -114,6 +115,8 @@ class SaliencyMasker(nn.Module):
                 "patches must be 'balanced', 'random', 'foreground' or 'background', "
                 f"got {self.patches!r}"
             )
+        if not is_number(self.offset):
+            raise InputError(f"offset is a number of standard deviations, got {self.offset!r}")
         if not isinstance(self.hard_negatives, int) or self.hard_negatives < 0:
             raise InputError(
                 f"hard_negatives is a number of views per image, got {self.hard_negatives!r}"
@@ -290,17 +293,10 @@ def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     return shares[0], shares[1]
 
 
-def _check_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    if min(rows, columns) < 1:
-        raise InputError(f"the patch grid needs at least one row and one column, got {grid!r}")
-    return rows, columns
-
-
 def _check_range(name: str, ratio: tuple[float, float]) -> tuple[float, float]:
-    low, high = ratio
-    if not 0 <= low <= high <= 1:
+    pair = isinstance(ratio, (tuple, list)) and len(ratio) == 2
+    if not pair or not all(is_number(end, 0, 1) for end in ratio) or ratio[0] > ratio[1]:
         raise InputError(
-            f"{name} must be a range (low, high) with 0 <= low <= high <= 1, got {tuple(ratio)}"
+            f"{name} must be a range (low, high) with 0 <= low <= high <= 1, got {ratio!r}"
         )
-    return low, high
+    return tuple(ratio)

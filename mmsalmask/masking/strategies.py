@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from torch import Generator, Tensor
 
+from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import check_kernel, high_pass
@@ -43,7 +44,7 @@ def _refuse_other_shapes(strategy: Strategy) -> None:
 
 
 def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
+    if not is_number(value, 0, 1):
         raise InputError(f"{name} must lie in [0, 1], got {value!r}")
 
 
@@ -76,8 +77,11 @@ class HighPassNoise:
         check_kernel(self.kernel_size, self.sigma)
         _check_probability("focal_prob", self.focal_prob)
         _check_probability("channel_prob", self.channel_prob)
-        if min(self.query_std, self.hard_negative_std) < 0:
-            raise InputError("query_std and hard_negative_std must not be negative")
+        if not (is_number(self.query_std, 0) and is_number(self.hard_negative_std, 0)):
+            raise InputError(
+                "query_std and hard_negative_std are numbers that must not be negative, got "
+                f"{self.query_std!r} and {self.hard_negative_std!r}"
+            )
 
     def see(self, views: Tensor) -> Tensor:
         return high_pass(views, self.kernel_size, self.sigma)

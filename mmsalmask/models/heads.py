@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmsalmask.errors import InputError
 from mmsalmask.losses import contrast_logits, nt_xent_logits
+from mmsalmask.losses.info_nce import check_scales
 from mmsalmask.registry import MODELS
 
 
@@ -19,12 +19,13 @@ class HardNegativeContrastiveHead(BaseModule):
         penalty: ρ, factor on the similarity to a hard negative.
 
     Raises:
-        InputError: for τ ≤ 0.
+        InputError: for τ ≤ 0, and a ρ that is no finite number.
     """
 
     def __init__(self, temperature: float = 0.2, penalty: float = 2.0) -> None:
         super().__init__()
-        self.temperature = _check_temperature(temperature)
+        check_scales(temperature, penalty)
+        self.temperature = temperature
         self.penalty = penalty
 
     def loss(
@@ -57,12 +58,13 @@ class NTXentHead(BaseModule):
         penalty: ρ, factor on the similarity to a hard negative.
 
     Raises:
-        InputError: for τ ≤ 0.
+        InputError: for τ ≤ 0, and a ρ that is no finite number.
     """
 
     def __init__(self, temperature: float = 0.1, penalty: float = 2.0) -> None:
         super().__init__()
-        self.temperature = _check_temperature(temperature)
+        check_scales(temperature, penalty)
+        self.temperature = temperature
         self.penalty = penalty
 
     def loss(
@@ -110,9 +112,3 @@ def _loss_and_accuracy(logits: Tensor, hard: int, penalty: float) -> dict[str, T
         nearer = penalty * plain[:, :1] > own
         logged["hard_accuracy"] = 100 * nearer.all(1).float().mean()
     return logged
-
-
-def _check_temperature(temperature: float) -> float:
-    if not temperature > 0:
-        raise InputError(f"temperature must be positive, got {temperature!r}")
-    return temperature

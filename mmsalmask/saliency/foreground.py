@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
 
 # A map whose values differ by less than float32 can resolve says nothing about where the object is.
@@ -65,9 +66,11 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         (N, h, w) bool, True on the foreground.
 
     Raises:
-        InputError: when ``saliency`` is not (N, h, w).
+        InputError: when ``saliency`` is not (N, h, w), or ``offset`` no finite number.
     """
     _check_map(saliency)
+    if not is_number(offset):
+        raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
     # A comparison with NaN is False, so a map that is not finite is never informative.

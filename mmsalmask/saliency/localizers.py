@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmsalmask.checks import check_sides
 from mmsalmask.errors import InputError
 
 
@@ -150,9 +151,7 @@ class BoundaryPriorSaliency(nn.Module):
 
     def __init__(self, map_size: int | tuple[int, int] = 28) -> None:
         super().__init__()
-        self.map_size = (map_size, map_size) if isinstance(map_size, int) else tuple(map_size)
-        if min(self.map_size) < 3:
-            raise InputError(f"map_size must be at least 3 cells a side, got {map_size}")
+        self.map_size = check_sides("map_size", map_size, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """Saliency (N, h, w) float32 of images (N, 3, H, W)."""
@@ -218,8 +217,8 @@ class SpectralResidualSaliency(nn.Module):
 
     def __init__(self, map_size: int = 64) -> None:
         super().__init__()
-        if map_size < 5:
-            raise InputError(f"map_size must be at least 5, got {map_size}")
+        if type(map_size) is not int or map_size < 5:
+            raise InputError(f"map_size must be an integer of at least 5, got {map_size!r}")
         self.map_size = map_size
 
     def forward(self, images: Tensor) -> Tensor:

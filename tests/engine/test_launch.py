@@ -46,6 +46,16 @@ def test_the_work_directory_is_the_arguments_the_configs_or_the_recipes(argument
     assert cfg.work_dir == expected
 
 
+def test_a_work_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    told = refusal(build_runner, config(work_dir=str(tmp_path / "file" / "work")))
+    assert "cannot be written (Not a directory): choose --work-dir" in told
+    # Permissions do not bind root, whom tests may run as.
+    monkeypatch.setattr("mmsalmask.engine.launch.os.access", lambda path, mode: False)
+    told = refusal(build_runner, config(work_dir=str(tmp_path)))
+    assert "cannot be written (no permission" in told
+
+
 def test_float16_scales_the_loss_and_bfloat16_does_not():
     cfg = config()
     use_amp(cfg, "float16")

@@ -274,7 +274,7 @@ def test_memory_does_not_grow_with_the_grid(strategy):
         (dict(query_ratio=(0.3, 0.1)), "query_ratio must be a range"),
         (dict(query_ratio=(-0.1, 0.1)), "query_ratio must be a range"),
         (dict(hard_negative_ratio=(0.4, 1.1)), "hard_negative_ratio must be a range"),
-        (dict(grid=0), "at least one row"),
+        (dict(grid=0), "integer of at least 1"),
         (dict(masked_views="all"), "'query', 'key' or 'both', got 'all'"),
         (dict(patches="object"), "got 'object'"),
         (dict(hard_negatives=-1), "number of views per image"),
