@@ -44,7 +44,9 @@ train_dataloader = dict(
                     data_root=data_root,
                     ann_file=f'VOC{year}/ImageSets/Main/trainval.txt',
                     data_prefix=dict(sub_data_root=f'VOC{year}/'),
-                    filter_cfg=dict(filter_empty_gt=True, min_size=32),
+                    # A box without area has no logarithm: its loss would be NaN.
+                    filter_cfg=dict(
+                        filter_empty_gt=True, min_size=32, bbox_min_size=1),
                     pipeline=loading) for year in (2007, 2012)
             ]),
         pipeline=train_pipeline))
