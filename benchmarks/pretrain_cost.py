@@ -46,8 +46,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
 # Minutes per epoch over plain MoCo v2's: Chin et al., supplementary material.
 PAPER = {"plain": 1.0, "MSCN": 1.27, "mean": 1.36, "high-pass": 1.64, "ADIOS": 1.82, "blur": 1.91}
 STRATEGIES = {"mean": "mean", "high-pass": "highpass", "blur": "blur"}
-# Of a ResNet on whole images of 448 px, as tools/cache_saliency.py makes them.
-CACHE_CELLS = (14, 14)
+# Of a ResNet on whole images of 320 px, as tools/cache_saliency.py makes them.
+CACHE_CELLS = (10, 10)
 PARTS = ("data", "localizer", "fill", "encoder")
 WITH, WITHOUT = "hard negative", "no hard negative"
 
