@@ -19,6 +19,7 @@ The schedule full is that of the recipes; small is for two CPU cores, and for no
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -470,7 +471,8 @@ def report(
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    console = Console()
+    # A log file bears wider tables than the 80 columns that are taken for it.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     with report_errors():
         backbone = read_backbone(options.checkpoint, options.out, options.schedule)
         out = backbone.file.parent

@@ -7,6 +7,7 @@ installing them costs no import of torch, mmengine or mmcv, and needs none of th
 import os
 import sys
 import warnings
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from importlib.util import spec_from_file_location
@@ -20,6 +21,16 @@ def name_config_scopes(config_utils) -> None:
     reports it as not installed; a name that is no distribution it looks up as a module.
     """
     config_utils.MODULE2PACKAGE.update({"mmsalmask": "mmsalmask", "mmseg": "mmseg"})
+
+
+def prepare_lookup(config_utils) -> None:
+    """Name scopes, and read a library's metafiles once.
+
+    For every ``_base_ = 'mmdet::…'`` mmengine reads all of mmdet's metafiles, a second's work.
+    """
+    name_config_scopes(config_utils)
+    if not hasattr(config_utils.load, "cache_info"):
+        config_utils.load = cache(config_utils.load)
 
 
 def leave_own_configs_unmarked(config) -> None:
@@ -67,7 +78,7 @@ def silence_pillow_backend(photometric) -> None:
 
 AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
-    "mmengine.config.utils": name_config_scopes,
+    "mmengine.config.utils": prepare_lookup,
     "mmengine.config.config": leave_own_configs_unmarked,
     "mmengine.runner.runner": unmark_collate_functions,
 }

@@ -61,7 +61,12 @@ def base_datasets(dataset: Dataset) -> list[Dataset]:
 
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Every head's number of classes; a region proposal head knows only objects."""
+    """Every head's number of classes; a region proposal head knows only objects.
+
+    A segmentor repeats that of its head.
+    """
     for name, module in model.named_modules():
-        if isinstance(getattr(module, "num_classes", None), int) and not name.endswith("rpn_head"):
+        if name in ("", "module") or name.endswith("rpn_head"):
+            continue
+        if isinstance(getattr(module, "num_classes", None), int):
             yield f"model.{name.removeprefix('module.')}.num_classes", module.num_classes

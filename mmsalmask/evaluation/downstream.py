@@ -128,7 +128,7 @@ def _widths(config: Config, expansion: int) -> dict[str, dict[str, Any]]:
 
 SMALL_SIDE = 160
 SMALL_BATCH = 4
-SMALL_ITERATIONS = 100
+SMALL_ITERATIONS = 200
 SMALL_TEST_IMAGES = 200
 
 

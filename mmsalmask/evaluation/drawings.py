@@ -20,6 +20,7 @@ from mmsalmask.engine.safe_checkpoint import write_atomically
 _ROW, _DPI = 2.4, 120  # inches of a row of photos
 _MOST_OBJECTS = 6  # of which boxes and names can be told apart
 _SMALLEST = 0.01  # share of the photo, of objects that can be seen
+_LOOKED_AT = 100  # photos, of which a few are drawn
 _OPAQUE = 0.65  # colours of classes, laid over the photo in grey
 _LINES = {0.5: "IoU 0.50", 0.75: "IoU 0.75"}
 
@@ -38,10 +39,10 @@ def draw_precision_recall(evaluations: dict[str, COCOeval], picture: Path) -> No
         recall = evaluation.params.recThrs
         lines = zip(("-", "--", ":"), precision_recall(evaluation).items(), strict=True)
         for style, (name, precision) in lines:  # the dashes let a line below be seen
-            area = f"{100 * precision.mean():.1f}" if len(precision) else "no objects"
+            area = f"{100 * precision.mean():.2f}" if len(precision) else "no objects"
             shown = dict(label=f"{name}: {area}", ls=style, lw=1.8)
             axis.plot(recall[: len(precision)], precision, **shown)
-        axis.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(-0.03, 1.03))  # 0 is seen, too
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper right", title="AP, %", title_fontsize=8)
     axes[0].set_ylabel("precision")
@@ -81,14 +82,15 @@ def draw_detections(
         if not each.get("iscrowd"):
             objects[each["image_id"]].append(each)
     few = [i for i in truth.dataset["images"] if 1 <= len(objects[i["id"]]) <= _MOST_OBJECTS]
-    photos = {image["id"]: Image.open(images / image["file_name"]) for image in few}
 
     def has_tiny(image: dict) -> bool:
-        smallest = min(np.prod(each["bbox"][2:]) for each in objects[image["id"]])
-        return smallest < _SMALLEST * np.prod(photos[image["id"]].size)
+        with Image.open(images / image["file_name"]) as photo:
+            pixels = photo.width * photo.height
+        return min(np.prod(each["bbox"][2:]) for each in objects[image["id"]]) < _SMALLEST * pixels
 
-    chosen = sorted(few, key=has_tiny)[:count]
-    figure, rows = _grid(["truth", "found"], [photos[image["id"]] for image in chosen])
+    chosen = sorted(few[:_LOOKED_AT], key=has_tiny)[:count]
+    photos = [Image.open(images / image["file_name"]) for image in chosen]
+    figure, rows = _grid(["truth", "found"], photos)
     for column, image in enumerate(chosen):
         true = objects[image["id"]]
         best = sorted(found.imgToAnns[image["id"]], key=lambda each: -each["score"])[: len(true)]
@@ -203,7 +205,7 @@ def draw_embedding(embedding: dict, picture: Path) -> None:
         name = embedding["classes"][label]
         axis.scatter(*of_class.T, s=14, color=color, label=name, alpha=0.8, linewidths=0)
     axis.set(xticks=[], yticks=[])
-    axis.set_aspect("equal", adjustable="datalim")
+    axis.set_aspect("equal")
     figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=1.6)
     _save(figure, picture)
 

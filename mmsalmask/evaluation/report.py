@@ -268,12 +268,17 @@ def draw_pictures(results: Mapping[str, dict], folder: Path) -> list[Picture]:
             evaluations = detection_evaluations(result)
             kind, evaluation = list(evaluations.items())[-1]
             draw_detections(evaluation, Path(result["images"]), file, kind)
-            caption = "Above the truth, below as many detections, those with the best scores."
+            caption = (
+                "Above the truth; below as many detections, those with the best scores, if there "
+                "are so many."
+            )
             finds.append(Picture(file, f"Found on {dataset}", caption))
             curves |= {f"{dataset}, {KINDS[kind]}": each for kind, each in evaluations.items()}
         elif result["task"] == "seg":
             draw_segmentations(**result["shown"], picture=file)
-            caption = "The first test images; white pixels of the truth do not count."
+            caption = (
+                "The first test images; grey is background, white pixels of the truth do not count."
+            )
             finds.append(Picture(file, f"Segmentation of {dataset}", caption))
         elif result.get("embedding"):
             draw_embedding(result["embedding"], file)

@@ -212,8 +212,8 @@ MISTAKES = {
     "classes of a segmentor": (
         HIGH_PASS_FCN,
         "plain",
-        {"model.auxiliary_head.num_classes": 20},
-        r"model\.auxiliary_head\.num_classes is 20, but the data has 21 classes: set model\.",
+        {"model.decode_head.num_classes": 20},
+        r"model\.decode_head\.num_classes is 20, but the data has 21 classes: set model\.",
     ),
     "names that the file has not": (
         COCO,
