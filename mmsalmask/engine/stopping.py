@@ -42,7 +42,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked child has inherited this handler
+        if os.getpid() != self._pid:
+            # A forked child has inherited this handler. A pool ends its workers by SIGTERM, as
+            # mmdet's VOC metric does, and would wait for ever for one that lives on.
+            signal.signal(number, self._before[number])
+            os.kill(os.getpid(), number)
             return
         now = time.monotonic()
         if self._first is None:

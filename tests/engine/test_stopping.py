@@ -31,6 +31,23 @@ def test_a_signal_is_noticed_and_the_handlers_come_back(number, capsys):
     assert capsys.readouterr().err.count("saving after this iteration") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_forked_child_dies_of_a_signal_as_any_process(number):
+    """A pool of an evaluation ends its workers by SIGTERM and waits for them."""
+    ready, tell = os.pipe()
+    with StopSignals() as signals:
+        child = os.fork()
+        if child == 0:
+            os.write(tell, b".")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, number)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == number
+        assert not signals.asked()
+
+
 def test_a_second_signal_ends_the_process_at_once():
     ready, tell = os.pipe()
     child = os.fork()
