@@ -47,6 +47,11 @@ class SeededDataset(Dataset):
         return getattr(self.dataset, name)
 
 
+def unseeded(dataset: Dataset) -> Dataset:
+    """The dataset that a :class:`SeededDataset` draws from, or one that is none, as it is."""
+    return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
+
+
 class DrawSampler(Sampler):
     """Batches of another batch sampler as draws, from any place of an epoch on."""
 

@@ -22,6 +22,7 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.config import check_config
 from mmsalmask.datasets import fingerprint
+from mmsalmask.engine.draws import unseeded
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
@@ -194,7 +195,8 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     cache = cache_of(model)
     if cache is not None and not testing:
         # The loop, and with it the dataset, is built here instead of when training starts.
-        cache.check_dataset(fingerprint(runner.train_loop.dataloader.dataset))
+        dataset = runner.train_loop.dataloader.dataset
+        cache.check_dataset(fingerprint(unseeded(dataset)))
     return runner
 
 

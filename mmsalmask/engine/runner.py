@@ -53,6 +53,7 @@ class ExactRunner(Runner):
             return loop
         options = dict(loop)
         by_epoch = options.pop("by_epoch", None)
+        options.pop("_scope_", None)  # of a config inherited from another library
         kind = options.pop("type", None)
         if kind is None:
             kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,8 @@ class StopSignals:
     """While entered, SIGTERM, SIGINT and SIGUSR1 only make :meth:`asked` true.
 
     A second signal, more than a second after the first, ends the process at once with status
-    128 + its number. Enter it in all processes of a run, in their main threads.
+    128 + its number. Enter it in all processes of a run, in their main threads: Python hands no
+    signals to others, and a run in one of those cannot be stopped this way.
     """
 
     def __init__(self) -> None:
@@ -32,7 +34,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._pid = os.getpid()
-        self._before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+        here = threading.current_thread() is threading.main_thread()
+        numbers = _SIGNALS if here else ()
+        self._before = {number: signal.signal(number, self._notice) for number in numbers}
         if _processes() > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
         return self

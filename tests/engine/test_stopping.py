@@ -86,13 +86,15 @@ class Slow(torch.utils.data.Dataset):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_the_workers_outlive_a_signal_to_all_processes(number):
     loader = seeded_loader(DataLoader(Slow(), 2, num_workers=2, collate_fn=list), seed=0)
-    seen, workers = [], set()
+    seen, workers, told = [], set(), False
     for batch in loader:
-        if not workers:
-            workers = {process for _, process in batch}
+        workers |= {process for _, process in batch}
+        if len(workers) == 2 and not told:  # both are up
+            told = True
             for worker in loader_processes():
                 os.kill(worker, number)
         seen += [index for index, _ in batch]
+    assert told
     assert seen == list(range(40))
 
 
