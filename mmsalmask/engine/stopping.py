@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed
@@ -17,6 +18,34 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # One order may reach a process twice, from the terminal and from its launcher.
 _ECHO_SECONDS = 1.0
 _WORKER_SECONDS = 5
+
+
+# The handlers that an entered StopSignals has replaced. Forked children get them back: a pool ends
+# its workers by SIGTERM, as mmdet's VOC metric does, and waits for ever for one that lives on.
+_replaced: dict[int, Any] = {}
+
+
+def _before_fork() -> None:
+    # Python forgets what reaches a child before it is set up; blocked signals wait until it is.
+    if _replaced:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _after_fork() -> None:
+    if _replaced:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _after_fork_in_child() -> None:
+    for number, handler in _replaced.items():
+        signal.signal(number, handler)
+    _after_fork()
+    _replaced.clear()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+)
 
 
 class StopSignals:
@@ -33,10 +62,10 @@ class StopSignals:
         self._group = None
 
     def __enter__(self) -> "StopSignals":
-        self._pid = os.getpid()
         here = threading.current_thread() is threading.main_thread()
         numbers = _SIGNALS if here else ()
         self._before = {number: signal.signal(number, self._notice) for number in numbers}
+        _replaced.update(self._before)
         if _processes() > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
         return self
@@ -44,14 +73,9 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        _replaced.clear()
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            # A forked child has inherited this handler. A pool ends its workers by SIGTERM, as
-            # mmdet's VOC metric does, and would wait for ever for one that lives on.
-            signal.signal(number, self._before[number])
-            os.kill(os.getpid(), number)
-            return
         now = time.monotonic()
         if self._first is None:
             self.name, self._first = signal.Signals(number).name, now
