@@ -76,11 +76,30 @@ def silence_pillow_backend(photometric) -> None:
     warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
 
 
+def format_texts_once(yapf_api) -> None:
+    """mmengine formats a run's config text half a dozen times, for seconds each if it is long."""
+    format_code, known = yapf_api.FormatCode, {}
+    if getattr(format_code, "formats_once", False):
+        return
+
+    def format_once(source, *arguments, **options):
+        key = repr((source, arguments, options))
+        if key not in known:
+            if len(known) > 10:
+                known.clear()
+            known[key] = format_code(source, *arguments, **options)
+        return known[key]
+
+    format_once.formats_once = True
+    yapf_api.FormatCode = format_once
+
+
 AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": prepare_lookup,
     "mmengine.config.config": leave_own_configs_unmarked,
     "mmengine.runner.runner": unmark_collate_functions,
+    "yapf.yapflib.yapf_api": format_texts_once,
 }
 
 

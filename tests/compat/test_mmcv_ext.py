@@ -507,6 +507,37 @@ def test_configs_of_the_other_libraries_can_be_inherited(tmp_path, base, model):
     assert Config.fromfile(path).model.type.rpartition(".")[2] == model
 
 
+def test_a_librarys_metafiles_are_read_once(tmp_path):
+    from mmengine.config import utils
+
+    file = tmp_path / "config.py"
+    file.write_text("_base_ = 'mmpretrain::_base_/models/resnet50.py'")
+    first = Config.fromfile(file)
+    read = utils.load.cache_info().misses
+    assert read
+    assert Config.fromfile(file).to_dict() == first.to_dict()
+    assert utils.load.cache_info().misses == read
+
+
+def test_a_text_of_a_config_is_formatted_once(monkeypatch):
+    from yapf.yapflib import yapf_api
+
+    formatted, format_tree = [], yapf_api.FormatTree
+
+    def count(*arguments, **options):
+        formatted.append(arguments)
+        return format_tree(*arguments, **options)
+
+    monkeypatch.setattr(yapf_api, "FormatTree", count)
+    config = Config({"model": {"type": "ANameThatIsInNoOtherTest", "depth": 18}})
+    text = config.pretty_text
+    assert config.pretty_text == text
+    assert len(formatted) == 1
+    config.model.depth = 50
+    assert config.pretty_text == text.replace("18", "50")
+    assert len(formatted) == 2
+
+
 def test_a_dataloader_inherited_from_another_library_is_built(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("_base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_byol.py'\n")
