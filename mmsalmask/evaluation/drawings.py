@@ -197,6 +197,7 @@ def draw_embedding(embedding: dict, picture: Path) -> None:
         picture: the PNG to write.
     """
     points, labels = np.array(embedding["points"]), np.array(embedding["labels"])
+    points = points[:, np.argsort(-np.ptp(points, axis=0), kind="stable")]  # the longer side lies
     figure = Figure(figsize=(6.4, 4.4), dpi=_DPI, layout="constrained", facecolor="white")
     axis = figure.subplots()
     for number, label in enumerate(dict.fromkeys(labels.tolist())):
@@ -205,7 +206,7 @@ def draw_embedding(embedding: dict, picture: Path) -> None:
         name = embedding["classes"][label]
         axis.scatter(*of_class.T, s=14, color=color, label=name, alpha=0.8, linewidths=0)
     axis.set(xticks=[], yticks=[])
-    axis.set_aspect("equal")
+    axis.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=1.6)
     _save(figure, picture)
 

@@ -143,6 +143,17 @@ def test_the_choice_is_blind_to_the_test_images():
     assert by_test["top1"] == 100
 
 
+def test_images_held_out_are_not_learned_from():
+    """Labels without sense can be learned by heart, and are of no use for other images."""
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(120, 200, generator=generator), torch.arange(120) % 4
+    recipe = Recipe(100, 16)
+    by_heart = fit_stack(features, labels, 4, [1.0], [0.0], recipe).classify(features)[0]
+    assert accuracy(by_heart, labels)[0] == 100
+    best, _ = choose(features, labels, 4, (0.1, 1.0), recipe=recipe)
+    assert best.top1 < 60
+
+
 def test_every_class_keeps_an_image_to_learn_from():
     features, labels = clusters(0, 30, classes=3)
     labels[labels == 2] = 1
