@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from photos import find_photos  # noqa: E402
 
+import mmsalmask  # noqa: E402, F401  before any test imports mmcv, which looks for its operators
+
 torch.set_num_threads(1)  # pytest-xdist runs a process per core
 
 
