@@ -53,6 +53,38 @@ def gaussian_blur(plane: np.ndarray, kernel_size: int, sigma: float) -> np.ndarr
     return blurred
 
 
+def low_pass(images: np.ndarray, cells: int) -> np.ndarray:
+    """(N, C, H, W): means of cells, interpolated between their centres, one pixel at a time."""
+    height, width = images.shape[-2:]
+    means = np.zeros((*images.shape[:2], cells, cells))
+    for row in range(cells):
+        for column in range(cells):
+            y0, y1 = math.floor(row * height / cells), math.ceil((row + 1) * height / cells)
+            x0, x1 = math.floor(column * width / cells), math.ceil((column + 1) * width / cells)
+            means[..., row, column] = images[..., y0:y1, x0:x1].mean((-2, -1))
+    filled = np.zeros_like(images)
+    for y in range(height):
+        for x in range(width):
+            weights = []
+            for pixel, side in ((y, height), (x, width)):
+                place = min(max((pixel + 0.5) * cells / side - 0.5, 0), cells - 1)
+                weights.append([max(0, 1 - abs(place - cell)) for cell in range(cells)])
+            filled[..., y, x] = np.einsum("ncij,i,j->nc", means, *weights)
+    return filled
+
+
+def feather(mask: np.ndarray, radius: tuple[int, int]) -> np.ndarray:
+    """(N, C, H, W): the share of a window around each pixel, cut at the border, that is masked."""
+    height, width = mask.shape[-2:]
+    shares = np.zeros(mask.shape)
+    for y in range(height):
+        for x in range(width):
+            rows = slice(max(0, y - radius[0]), y + radius[0] + 1)
+            columns = slice(max(0, x - radius[1]), x + radius[1] + 1)
+            shares[..., y, x] = mask[..., rows, columns].mean((-2, -1))
+    return shares
+
+
 def info_nce(query, key, negatives, hard_negatives=None, penalty=2.0, temperature=0.2) -> float:
     """Mean over queries of −log of the positive's share, exponentials written out."""
     losses = []

@@ -1,7 +1,9 @@
 """WHICH patches are masked and WITH WHAT; plain PyTorch."""
 
+from mmsalmask.masking.feathered import FeatheredMean
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import gaussian_blur, high_pass
+from mmsalmask.masking.low_pass import LowPass
 from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
 from mmsalmask.masking.patches import (
     balanced_patches,
@@ -13,7 +15,9 @@ from mmsalmask.masking.patches import (
 from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Strategy, StrongBlur
 
 __all__ = [
+    "FeatheredMean",
     "HighPassNoise",
+    "LowPass",
     "MaskedViews",
     "MeanFill",
     "SaliencyMasker",

@@ -248,9 +248,7 @@ class SaliencyMasker(nn.Module):
             # Patches of focal images go while they are few: one pass over the pixels is spared.
             mask = to_pixels(patches & ~focal, seen.shape[-2:]).logical_or_(window)
         fill = self.strategy.fill(seen, role, generator)
-        # Fresh memory costs more than the selection: a fill of the view's size is written over.
-        out = fill if fill.shape == seen.shape else None
-        return torch.where(mask, fill, seen, out=out), mask
+        return self.strategy.paste(seen, fill, mask), mask
 
     def _patches_by_channel(
         self, where: Tensor, share: Tensor, draw: Draw, generator: Generator | None

@@ -1,8 +1,10 @@
 """The paper's three strategies: what the encoder sees, which shapes a mask takes, what fills it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+import torch
 from torch import Generator, Tensor
 
 from mmsalmask.checks import is_number
@@ -13,7 +15,7 @@ from mmsalmask.masking.filters import check_kernel, high_pass
 Role = Literal["query", "hard_negative"]
 
 
-class Strategy(Protocol):
+class Strategy(ABC):
     """What :class:`mmsalmask.masking.SaliencyMasker` asks of a strategy.
 
     Attributes:
@@ -21,21 +23,33 @@ class Strategy(Protocol):
         channel_prob: of the others, share whose patches are drawn per channel.
     """
 
-    focal_prob: float
-    channel_prob: float
+    focal_prob: float = 0.0
+    channel_prob: float = 0.0
 
     def see(self, views: Tensor) -> Tensor:
         """What the encoder sees of normalised views (N, 3, H, W), before masking."""
+        return views
 
+    @abstractmethod
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
         """What replaces masked pixels of seen views: a new tensor, broadcastable to (N, 3, H, W).
 
         The masker may write over it.
         """
 
+    def paste(self, seen: Tensor, fill: Tensor, mask: Tensor) -> Tensor:
+        """Seen views (N, 3, H, W) with the fill where the mask, bool (N, 1 or 3, H, W), is True."""
+        # Fresh memory costs more than the selection: a fill of the view's size is written over.
+        out = fill if fill.shape == seen.shape else None
+        return torch.where(mask, fill, seen, out=out)
 
-def _refuse_other_shapes(strategy: Strategy) -> None:
-    """A blurred or averaged channel beside two untouched ones would be a coloured patch."""
+
+def refuse_other_shapes(strategy: Strategy) -> None:
+    """A blurred or averaged channel beside two untouched ones would be a coloured patch.
+
+    Raises:
+        InputError: for a strategy with focal or channel-wise masks.
+    """
     if strategy.focal_prob or strategy.channel_prob:
         raise InputError(
             f"{type(strategy).__name__} masks patches that all channels share; focal and "
@@ -49,7 +63,7 @@ def _check_probability(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class HighPassNoise:
+class HighPassNoise(Strategy):
     """High-pass filtered views, masked with Gaussian noise in three shapes of mask.
 
     Removing low frequencies removes the edges that a mask would draw. All views that any encoder
@@ -92,7 +106,7 @@ class HighPassNoise:
 
 
 @dataclass(frozen=True)
-class StrongBlur:
+class StrongBlur(Strategy):
     """Plain views; a masked patch shows the same view strongly blurred. Patches only.
 
     Raises:
@@ -106,17 +120,14 @@ class StrongBlur:
 
     def __post_init__(self) -> None:
         check_kernel(self.kernel_size, self.sigma)
-        _refuse_other_shapes(self)
-
-    def see(self, views: Tensor) -> Tensor:
-        return views
+        refuse_other_shapes(self)
 
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
         return blur_fill(seen, self.kernel_size, self.sigma)
 
 
 @dataclass(frozen=True)
-class MeanFill:
+class MeanFill(Strategy):
     """Plain views; a masked patch shows the view's own mean colour. Patches only.
 
     Raises:
@@ -127,10 +138,7 @@ class MeanFill:
     channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse_other_shapes(self)
-
-    def see(self, views: Tensor) -> Tensor:
-        return views
+        refuse_other_shapes(self)
 
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
         return mean_fill(seen)

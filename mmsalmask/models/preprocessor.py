@@ -8,7 +8,14 @@ from torch import Tensor
 
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.errors import InputError
-from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, StrongBlur
+from mmsalmask.masking import (
+    FeatheredMean,
+    HighPassNoise,
+    LowPass,
+    MeanFill,
+    SaliencyMasker,
+    StrongBlur,
+)
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import CachedSaliency, Crops
 
@@ -17,6 +24,8 @@ for _part in (
     HighPassNoise,
     StrongBlur,
     MeanFill,
+    LowPass,
+    FeatheredMean,
     DeviceAugmentation,
     RandomView,
 ):

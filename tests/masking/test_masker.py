@@ -7,7 +7,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.errors import InputError
 from mmsalmask.masking import (
+    FeatheredMean,
     HighPassNoise,
+    LowPass,
     MeanFill,
     SaliencyMasker,
     StrongBlur,
@@ -17,7 +19,7 @@ from mmsalmask.masking import (
     mean_fill,
 )
 
-STRATEGIES = [HighPassNoise(), StrongBlur(), MeanFill()]
+STRATEGIES = [HighPassNoise(), StrongBlur(), MeanFill(), LowPass()]
 PATCHES_ONLY = HighPassNoise(focal_prob=0.0, channel_prob=0.0)
 
 
@@ -86,6 +88,39 @@ def test_masked_pixels_show_the_views_own_mean_or_its_blur():
     mean = mean_fill(query)
     assert mean.shape == (6, 3, 1, 1)
     assert np.allclose(mean[2, 1].item(), query[2, 1].numpy().mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (23, 31)])
+def test_a_low_passed_patch_interpolates_the_means_of_the_cells(size):
+    views_, _ = views(number=2, size=size)
+    filled = LowPass(cells=4).fill(views_, "query", None)
+    assert np.allclose(filled, references.low_pass(views_.double().numpy(), 4), atol=1e-5)
+    assert (filled - views_.mean((2, 3), keepdim=True)).std() > 0.01
+
+
+def test_a_feathered_mask_fades_into_the_mean_by_its_distance_from_the_border():
+    query, key = views(number=3, size=(45, 67))
+    strategy = FeatheredMean(ramp=1 / 9)
+    masked = masker(strategy)(query, key)
+    opacity = references.feather(masked.query_mask.numpy(), (2, 4))
+    assert np.allclose(strategy.opacity(masked.query_mask), opacity, atol=1e-6)
+    mixed = query.numpy() + opacity * (mean_fill(query) - query).numpy()
+    assert np.allclose(masked.query, mixed, atol=1e-5)
+    # A ramp: across a straight border the steps of the opacity are equal, and none is an edge.
+    half = torch.zeros(1, 1, 90, 90, dtype=torch.bool)
+    half[..., 45:] = True
+    across = strategy.opacity(half)[0, 0, 45]
+    assert np.allclose(across[39:51].diff(), 1 / 11, atol=1e-6)
+    assert across[:40].max() == 0
+    assert across[50:].min() == pytest.approx(1)
+
+
+def test_without_a_ramp_a_feathered_mean_is_the_mean():
+    query, key = views()
+    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+    feathered = masker(FeatheredMean(ramp=0))(query, key, draws[0])
+    plain = masker(MeanFill())(query, key, draws[1])
+    assert torch.allclose(feathered.query, plain.query, atol=1e-6)
 
 
 def test_noise_has_its_strength_and_is_drawn_for_every_image_anew():
