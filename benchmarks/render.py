@@ -1,4 +1,4 @@
-"""Render the tables of the README and of docs/reliability.md from the data they show.
+"""Render the tables of the README and of docs/ from the data they show.
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
 benchmarks/results, published ones from benchmarks/published, and what a method does from the
@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean, stdev
 
 import yaml
 
@@ -180,6 +181,43 @@ def bad_files() -> str:
     return markdown(["file", "what became of it"], rows, words=2) + origin(data)
 
 
+def study_rows(data: dict) -> str:
+    """A line per row of benchmarks/study.py: means over seeds, ± their standard deviation."""
+    rows = []
+    for name, runs in data["results"].items():
+        cells = []
+        for key in ("linear_top1", "linear_mean_per_class", "top1", "mean_per_class"):
+            values = [run[key] for run in runs.values() if key in run]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}" if values else "failed")
+        difference = data["differences"].get(name)
+        interval = "" if difference is None else "{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        minutes = mean([run["pretraining_seconds"] / 60 for run in runs.values()] or [0])
+        cells += [interval.format(**(difference or {})), f"{minutes:.1f}" if minutes else ""]
+        rows.append([name, *cells])
+    header = ["pretraining", "linear top-1 %", "mean per class %", "kNN top-1 %"]
+    header += ["mean per class %", "linear − plain [95 %]", "minutes"]
+    return markdown(header, rows) + origin(data)
+
+
+def study_localizers(data: dict) -> str:
+    rows = [[name, f"{row['score']:.3f}"] for name, row in data["localizers"].items()]
+    return markdown(["localizer", "ROC AUC on coco-mini"], rows)
+
+
+def study_hidden(data: dict) -> str:
+    rows = [
+        [name, *(f"{row[key]:.1f}" for key in ("object", "rest", "most", "spread"))]
+        for name, row in data["hidden"].items()
+    ]
+    header = ["masks", "of the object, %", "of the rest, %", "most of it gone, % of masks"]
+    return markdown([*header, "± over draws"], rows)
+
+
+def of_the_study(table: Callable[[dict], str]) -> Callable[[], str]:
+    return lambda: table(result("study_small.json"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cached saliency": cached_saliency,
     "caltech": caltech,
@@ -192,6 +230,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "processes": processes,
     "two processes": two_processes,
     "bad files": bad_files,
+    "study": of_the_study(study_rows),
+    "study localizers": of_the_study(study_localizers),
+    "study hidden": of_the_study(study_hidden),
 }
 
 

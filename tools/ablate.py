@@ -3,7 +3,8 @@
 A plan is a YAML file: a config, the overrides that all rows share, and the rows.
 
     config: ../demo/mocov2-salmask-highpass_resnet18_demo.py   # relative to this file
-    overrides: [train_cfg.max_epochs=20]
+    settings: {train_dataloader: {batch_size: 128}}            # as a child config would
+    overrides: [train_cfg.max_epochs=20]                       # as --cfg-options would
     rows:
       - name: salient patches
       - name: random patches
@@ -17,20 +18,24 @@ A plan is a YAML file: a config, the overrides that all rows share, and the rows
 
 All rows are checked before the first one starts. Started again with the same command, it goes on
 where it stopped: finished runs are read, interrupted ones resumed. Labels (subfolders of --data)
-are used by the kNN classifier alone.
+are used by the classifiers alone: kNN and, with --linear, the linear one of tools/linear.py.
 """
 
 import argparse
 import json
 import re
 import time
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from pprint import pformat
 from statistics import mean, stdev
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import yaml
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -43,6 +48,7 @@ from mmsalmask.provenance import provenance, write_result
 
 TOOLS = Path(__file__).resolve().parent
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
+LINEAR = {"linear_top1": "linear top-1 %", "linear_mean_per_class": "linear mean per class %"}
 
 
 class Row(NamedTuple):
@@ -52,6 +58,7 @@ class Row(NamedTuple):
     config: str
     overrides: list[str]
     pretrain: bool
+    settings: dict
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -74,6 +81,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--size", type=int, default=64, help="pixels of the kNN (%(default)s)")
     parser.add_argument("-k", type=int, default=20, help="neighbours that vote (%(default)s)")
+    parser.add_argument(
+        "--linear", action="store_true", help="also evaluate a linear classifier (tools/linear.py)"
+    )
+    parser.add_argument(
+        "--curve",
+        type=int,
+        metavar="N",
+        help="also log kNN accuracy every N epochs of the pretraining; needs --test",
+    )
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the plan")
     parser.add_argument(
@@ -87,6 +103,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; give 1 or more")
+    if options.curve is not None and (options.curve < 1 or not options.test):
+        parser.error("--curve is a number of epochs, at least 1, and needs --test")
     options.out = options.out or Path("work_dirs") / options.plan.stem
     return options
 
@@ -106,7 +124,7 @@ def read_plan(path: Path, only: list[str] | None = None) -> list[Row]:
         raise InputError(f"{path}: there is no such plan") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    _refuse_other_keys(plan, {"config", "overrides", "rows"}, str(path))
+    _refuse_other_keys(plan, {"config", "settings", "overrides", "rows"}, str(path))
     entries = plan.get("rows")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path} has no rows; give a list of them, each with a name")
@@ -120,7 +138,8 @@ def read_plan(path: Path, only: list[str] | None = None) -> list[Row]:
 
 
 def _read_row(path: Path, plan: dict, entry: dict) -> Row:
-    _refuse_other_keys(entry, {"name", "config", "overrides", "pretrain"}, f"a row of {path}")
+    known = {"name", "config", "settings", "overrides", "pretrain"}
+    _refuse_other_keys(entry, known, f"a row of {path}")
     if "name" not in entry:
         raise InputError(f"{path}: a row has no name")
     name = str(entry["name"])
@@ -128,7 +147,12 @@ def _read_row(path: Path, plan: dict, entry: dict) -> Row:
     if config is None:
         raise InputError(f"{path}: neither row {name!r} nor the plan as a whole has a config")
     overrides = [*plan.get("overrides", []), *entry.get("overrides", [])]
-    return Row(name, str(path.parent / config), overrides, entry.get("pretrain", True))
+    both = [each.get("settings") or {} for each in (plan, entry)]
+    if not all(isinstance(each, dict) for each in both):
+        raise InputError(f"{path}: settings of row {name!r} are no mapping, as a config's are")
+    settings = _plain(Config._merge_a_into_b(both[1], both[0]))
+    pretrain = entry.get("pretrain", True)
+    return Row(name, str(path.parent / config), overrides, pretrain, settings)
 
 
 def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
@@ -140,17 +164,53 @@ def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
         )
 
 
-def check_rows(rows: list[Row], common: list[str]) -> None:
-    """Read every config with its overrides, so that no mistake waits for its turn."""
+def check_rows(rows: list[Row], options: argparse.Namespace) -> None:
+    """Read every config with its settings and overrides, so that no mistake waits for its turn."""
     parser = argparse.ArgumentParser()
     config_arguments(parser)
-    for row in rows:
-        words = [*row.overrides, *common]
-        parsed = parser.parse_args([row.config, *(["--cfg-options", *words] if words else [])])
-        try:
-            check_config(load_config(parsed.config, parsed.cfg_options))
-        except InputError as error:
-            raise InputError(f"row {row.name!r}: {error}") from None
+    with TemporaryDirectory() as folder:
+        for row in rows:
+            words = [*row.overrides, *options.cfg_options]
+            child = write_config(row, options, Path(folder))
+            parsed = parser.parse_args([child, *(["--cfg-options", *words] if words else [])])
+            try:
+                check_config(load_config(parsed.config, parsed.cfg_options))
+            except InputError as error:
+                raise InputError(f"row {row.name!r}: {error}") from None
+
+
+def write_config(row: Row, options: argparse.Namespace, folder: Path) -> str:
+    """The row's config or, where the plan or the options say more, a child of it in ``folder``."""
+    settings = dict(row.settings)
+    if options.curve:
+        hooks = settings.get("custom_hooks", load_config(row.config).get("custom_hooks", []))
+        settings["custom_hooks"] = [*hooks, _knn_hook(options)]
+    if not settings:
+        return row.config
+    lines = [f"_base_ = {str(Path(row.config).resolve())!r}"]
+    lines += [f"{name} = {pformat(_plain(value))}" for name, value in settings.items()]
+    child = folder / Path(row.config).name
+    child.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(child)
+
+
+def _knn_hook(options: argparse.Namespace) -> dict:
+    labelled = {"type": "mmsalmask.ImageFolder", "with_label": True}
+    return {
+        "type": "mmsalmask.KNNHook",
+        "train": {"data_root": str(options.data), **labelled},
+        "test": {"data_root": str(options.test), **labelled},
+        "interval": options.curve,
+        "size": options.size,
+        "metric": {"type": "mmsalmask.KNNMetric", "k": options.k},
+    }
+
+
+def _plain(value: object) -> object:
+    """Dicts and lists where mmengine has its own kinds."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---------------------------------------------------------------------------------------- the runs
@@ -161,25 +221,21 @@ def run(row: Row, seed: int, options: argparse.Namespace, place: Place) -> dict:
     folder = options.out / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     same = {"data": options.data, "amp": options.amp, "cfg_options": options.cfg_options}
-    claim(folder, {**row._asdict(), "seed": seed, **same})
-    config = [row.config, "--cfg-options", *row.overrides, *options.cfg_options]
+    claim(folder, {**row._asdict(), "curve": options.curve, "seed": seed, **same})
+    config = [write_config(row, options, folder.parent), "--cfg-options"]
+    config += [*row.overrides, *options.cfg_options]
     config += [f"data_root={options.data}", f"randomness.seed={seed}"]
     finished = folder / "result.json"
     result = json.loads(finished.read_text()) if finished.exists() else {}
     if "checkpoint" not in result:
-        result = {"checkpoint": "none", "pretraining_seconds": 0}
+        result = {**provenance(seed), "checkpoint": "none", "pretraining_seconds": 0}
         if row.pretrain:
-            result = pretrain(config, folder, options, place)
+            result |= pretrain(config, folder, options, place)
         write_result(finished, result)
     settings = evaluation(options)
     if result.get("evaluation") != settings:
-        knn = folder / "knn.json"
-        words = [config[0], result["checkpoint"], f"--train={options.data}", f"--seed={seed}"]
-        for name, value in settings.items():
-            words += [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}", str(value)]
-        words += [f"--json={knn}", *config[1:]]
-        call(TOOLS / "knn.py", words, folder / "knn.log", place)
-        result = {**result, **json.loads(knn.read_text()), "evaluation": settings}
+        result |= evaluate(config, result["checkpoint"], seed, folder, options, place)
+        result["evaluation"] = settings
         write_result(finished, result)
     return result
 
@@ -191,14 +247,62 @@ def pretrain(config: list[str], folder: Path, options: argparse.Namespace, place
         words.append("--resume")
     start = time.perf_counter()
     call(TOOLS / "train.py", [*config, *words], folder / "train.log", place)
-    checkpoint = (folder / "last_checkpoint").read_text().strip()
-    return {"checkpoint": checkpoint, "pretraining_seconds": round(time.perf_counter() - start)}
+    return {
+        "checkpoint": (folder / "last_checkpoint").read_text().strip(),
+        "pretraining_seconds": round(time.perf_counter() - start),
+        "curves": read_curves(folder),
+    }
+
+
+def read_curves(folder: Path) -> dict[str, list]:
+    """Of a run's logs: pairs of epoch and its mean loss, and of epoch and kNN top-1."""
+    losses, accuracies = defaultdict(list), {}
+    for log in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in map(json.loads, log.read_text().splitlines()):
+            if "loss" in line:
+                losses[line["epoch"]].append(line["loss"])
+            if "knn_top1" in line:
+                accuracies[line["step"]] = line["knn_top1"]
+    return {
+        "loss": [[epoch, round(mean(values), 4)] for epoch, values in sorted(losses.items())],
+        "knn_top1": [list(point) for point in sorted(accuracies.items())],
+    }
+
+
+def evaluate(
+    config: list[str],
+    checkpoint: str,
+    seed: int,
+    folder: Path,
+    options: argparse.Namespace,
+    place: Place,
+) -> dict:
+    """kNN accuracy, and the linear classifier's where it is asked for."""
+    tool, k = ("linear", "--knn") if options.linear else ("knn", "-k")
+    file = folder / f"{tool}.json"
+    words = [config[0], checkpoint, f"--train={options.data}", f"--seed={seed}"]
+    words += [f"--size={options.size}", f"--json={file}", k, str(options.k)]
+    if options.test:
+        words.append(f"--test={options.test}")
+    else:
+        words.append(f"--train-per-class={options.train_per_class}")
+    if options.linear:
+        words.append("--each")
+    call(TOOLS / f"{tool}.py", [*words, *config[1:]], folder / f"{tool}.log", place)
+    found = json.loads(file.read_text())
+    if not options.linear:
+        return found
+    knn = {key: found["knn"][key] for key in MEASURES}
+    linear = {f"linear_{key}": found[key] for key in MEASURES}
+    kept = ("learning_rate", "trials", "right", "train_images", "test_images", "classes")
+    return {**knn, **linear, **{key: found[key] for key in kept}}
 
 
 def evaluation(options: argparse.Namespace) -> dict:
-    """Options of tools/knn.py on which an accuracy depends."""
+    """What an accuracy depends on besides the backbone."""
     split = "test" if options.test else "train_per_class"
-    return {name: getattr(options, name) for name in (split, "size", "k")}
+    found = {name: getattr(options, name) for name in (split, "size", "k")}
+    return {**found, "linear": True} if options.linear else found
 
 
 # -------------------------------------------------------------------------------------- the report
@@ -216,7 +320,9 @@ def table_rows(results: dict[str, dict[int, dict]]) -> list[list[str]]:
     baseline = next(iter(results.values()))
     cells = []
     for name, runs in results.items():
-        measures = [summary([run[key] for run in runs.values()]) for key in MEASURES]
+        measures = [
+            summary([run[key] for run in runs.values() if key in run]) for key in measured(results)
+        ]
         paired = [runs[seed]["top1"] - baseline[seed]["top1"] for seed in runs if seed in baseline]
         minutes = [run["pretraining_seconds"] / 60 for run in runs.values()]
         difference = "" if runs is baseline else summary(paired)
@@ -224,8 +330,19 @@ def table_rows(results: dict[str, dict[int, dict]]) -> list[list[str]]:
     return cells
 
 
+def measured(results: dict[str, dict[int, dict]]) -> dict[str, str]:
+    """The measures that the runs have, and their titles."""
+    linear = any("linear_top1" in run for runs in results.values() for run in runs.values())
+    return {**MEASURES, **LINEAR} if linear else MEASURES
+
+
 def header(results: dict[str, dict[int, dict]]) -> list[str]:
-    return ["row", *MEASURES.values(), f"top-1 − {next(iter(results))}", "pretraining, min"]
+    return [
+        "row",
+        *measured(results).values(),
+        f"top-1 − {next(iter(results))}",
+        "pretraining, min",
+    ]
 
 
 def markdown(results: dict[str, dict[int, dict]]) -> str:
@@ -257,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
     console = Console()
     with report_errors():
         rows = read_plan(options.plan, options.rows)
-        check_rows(rows, options.cfg_options)
+        check_rows(rows, options)
         if not Path(options.data).is_dir():
             raise InputError(f"--data: there is no folder {options.data}")
         origin = {**provenance(), "seed": options.seeds}

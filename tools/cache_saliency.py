@@ -160,6 +160,8 @@ def whole_dataset(config: Config, given: str) -> Dataset:
     settings = (config.get("train_dataloader") or {}).get("dataset")
     if settings is None:
         raise InputError(f"{given} has no train_dataloader.dataset to localize")
+    while "pipeline" not in settings and "dataset" in settings:  # InMemory
+        settings = settings["dataset"]
     settings = {key: value for key, value in settings.items() if key != "indices"}
     return DATASETS.build({**settings, "pipeline": []})
 

@@ -12,8 +12,12 @@ training and the others for the test.
 
 import argparse
 
+import numpy as np
+
 from mmsalmask.cli import config_arguments, labelled_arguments, report_errors
+from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
+from mmsalmask.evaluation.knn import knn_classify
 from mmsalmask.evaluation.linear import LEARNING_RATES, Recipe, evaluate_linear
 from mmsalmask.provenance import provenance, write_result
 
@@ -45,6 +49,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         default=0.2,
         help="share of the training images to choose by (%(default)s)",
     )
+    parser.add_argument(
+        "--knn", type=int, metavar="K", help="also classify by K neighbours, on the same features"
+    )
+    parser.add_argument(
+        "--each",
+        action="store_true",
+        help="also write into --json which test images are classified right, to compare runs by",
+    )
     return parser.parse_args(arguments)
 
 
@@ -62,8 +74,26 @@ def evaluate(options: argparse.Namespace) -> dict:
         recipe,
         options.seed,
     )
+    right = np.array(result.pop("predicted")) == features.test_labels.cpu().numpy()
+    if options.each:
+        result["right"] = to_bits(right)
+    if options.knn is not None:
+        neighbours = knn_classify(
+            features.train,
+            features.train_labels,
+            features.test,
+            options.knn,
+            num_classes=facts["classes"],
+        )
+        top1, per_class = accuracy(neighbours, features.test_labels)
+        result["knn"] = {"k": options.knn, "top1": top1, "mean_per_class": per_class}
     settings = {"recipe": recipe._asdict(), "held_out": options.held_out}
     return {**result, **facts, **settings, **origin}
+
+
+def to_bits(right: np.ndarray) -> str:
+    """Hexadecimal digits of a bool (N,): four images to a digit, the first in the highest bit."""
+    return np.packbits(right).tobytes().hex()
 
 
 def describe(result: dict) -> str:
@@ -82,6 +112,12 @@ def describe(result: dict) -> str:
         f"{result['train_images']} train and {result['test_images']} test images, "
         f"{result['classes']} classes, {result['checkpoint']})"
     )
+    if "knn" in result:
+        knn = result["knn"]
+        lines.append(
+            f"kNN top-1 {knn['top1']:.1f} %, mean per class {knn['mean_per_class']:.1f} % "
+            f"(k={knn['k']})"
+        )
     return "\n".join(lines)
 
 

@@ -20,15 +20,16 @@ def fingerprint(dataset: Dataset) -> dict:
         InputError: for a dataset that wraps others, or of which the images have no paths: an
             image's position then does not say which image it is.
     """
+    if isinstance(dataset, BaseDataset):
+        dataset.full_init()
+    # Images keep their positions in the whole folder where a subset is used.
+    if hasattr(dataset, "fingerprint"):
+        return dataset.fingerprint
     if not isinstance(dataset, BaseDataset):
         raise InputError(
             f"a saliency cache counts the images of one dataset, and a {type(dataset).__name__} "
             "is none: cache and train on what it wraps"
         )
-    dataset.full_init()
-    # Images keep their positions in the whole folder where a subset is used.
-    if hasattr(dataset, "fingerprint"):
-        return dataset.fingerprint
     paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
     if None in paths:
         raise InputError(

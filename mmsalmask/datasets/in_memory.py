@@ -10,6 +10,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch.utils.data import Dataset
 
+from mmsalmask.datasets.fingerprint import fingerprint
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.loading import BrokenImage, LoadWhole
 from mmsalmask.errors import InputError
@@ -67,6 +68,11 @@ class InMemory(Dataset):
     @property
     def metainfo(self) -> dict:
         return self.dataset.metainfo
+
+    @property
+    def fingerprint(self) -> dict:
+        """That of the wrapped dataset, whose images keep their positions here."""
+        return fingerprint(self.dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -10,10 +10,14 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmsalmask.engine.draws import DrawSampler, seeded_loader
 from mmsalmask.engine.randomness import kept_random_state
 from mmsalmask.engine.stopping import StopSignals
+from mmsalmask.errors import InputError
 
 
 class _Loop:
     """What both loops share. ``runner`` is an :class:`mmsalmask.engine.ExactRunner`.
+
+    Raises:
+        InputError: for fewer images than make a batch, where the last partial one is dropped.
 
     Attributes:
         batches: how many of this epoch (of the run, where epochs do not matter) were trained.
@@ -23,6 +27,12 @@ class _Loop:
 
     def __init__(self, runner, dataloader, **options) -> None:
         super().__init__(runner, dataloader, **options)
+        if len(self.dataloader) == 0:
+            raise InputError(
+                f"the {len(self.dataloader.dataset)} training images do not fill one batch of "
+                f"{self.dataloader.batch_size} in each process: set a smaller "
+                "train_dataloader.batch_size, or give more images"
+            )
         self.dataloader = seeded_loader(self.dataloader, runner.seed)
         self.batches = 0
         self.validated = False

@@ -198,8 +198,9 @@ def evaluate_linear(
     A single pair of learning rate and weight decay is taken without trials.
 
     Returns:
-        ``top1`` and ``mean_per_class`` of the test images in percent, ``learning_rate`` and
-        ``weight_decay`` chosen, and ``trials``, each a dict of :class:`Trial`.
+        ``top1`` and ``mean_per_class`` of the test images in percent, their ``predicted`` classes,
+        ``learning_rate`` and ``weight_decay`` chosen, and ``trials``, each a dict of
+        :class:`Trial`.
 
     Raises:
         InputError: For impossible values, and for features that are not finite.
@@ -222,11 +223,13 @@ def evaluate_linear(
     stack = fit_stack(
         features.train, features.train_labels, num_classes, [rate], [decay], recipe, seed
     )
-    counts = count_by_class(stack.classify(features.test), features.test_labels, num_classes)
+    predicted = stack.classify(features.test)
+    counts = count_by_class(predicted, features.test_labels, num_classes)
     (top1,), (per_class,) = accuracies(*counts)
     return {
         "top1": top1,
         "mean_per_class": per_class,
+        "predicted": predicted[0].tolist(),
         "learning_rate": rate,
         "weight_decay": decay,
         "trials": [trial._asdict() for trial in trials],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -185,5 +186,5 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference()
 @pytest.mark.parametrize("plan", sorted((ROOT / "configs" / "ablations").glob("*.yml")))
 def test_the_plans_that_are_shipped_can_be_run(plan):
     rows = ablate.read_plan(plan)
-    ablate.check_rows(rows, ["train_cfg.max_epochs=1"])
+    ablate.check_rows(rows, Namespace(cfg_options=["train_cfg.max_epochs=1"], curve=None))
     assert len({(row.config, *row.overrides, row.pretrain) for row in rows}) == len(rows)

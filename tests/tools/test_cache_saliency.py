@@ -331,6 +331,28 @@ def test_views_made_on_the_device_cut_their_maps_from_the_cache_too(place):
     assert 5 not in images
 
 
+def test_images_held_in_memory_are_those_of_the_cache(place, tmp_path):
+    text = (place / "config.py").read_text()
+    pipeline = [dict(type="mmsalmask.LoadWhole", size=40), dict(type="mmsalmask.PackWhole")]
+    held = dict(type="mmsalmask.ImageFolder", data_root=str(place / "images"), pipeline=pipeline)
+    text += f"""
+train_dataloader['dataset'] = dict(
+    _delete_=True, type='mmsalmask.InMemory', dataset={held!r})
+model['data_preprocessor']['augment'] = dict(
+    type='mmsalmask.DeviceAugmentation', view=dict(type='mmsalmask.RandomView', size=32))
+"""
+    (tmp_path / "config.py").write_text(text)
+    words_ = words(place, tmp_path / "held.safetensors")
+    words_[0] = str(tmp_path / "config.py")
+    done = run_tool("cache_saliency.py", *words_)
+    assert done.status == 0, done.err
+    again = open_cache(tmp_path / "held.safetensors")
+    assert torch.equal(again.maps, open_cache(place / "cache.safetensors").maps)
+    read = load_config(str(tmp_path / "config.py"), {CACHE: str(tmp_path / "held.safetensors")})
+    read.work_dir, read.experiment_name = str(tmp_path / "work"), f"cached_{next(unique)}"
+    build_runner(read).train()
+
+
 def test_a_cache_serves_a_part_of_its_images(place):
     part = {"train_dataloader.dataset.indices": [9, 3, 20, 21]}
     runner = build_runner(config(place, **part))

@@ -1,0 +1,461 @@
+"""The study: does saliency masking learn better, and why?
+
+Methods × seeds under one recipe, pretrained without labels on one part of a set of photos and
+evaluated on the rest by kNN and by a linear classifier; then the localizers, and what their masks
+hide. Nothing is tuned for one method.
+
+    python benchmarks/study.py --scale small                       # two cores, within the hour
+    python benchmarks/study.py --scale gpu --jobs 4                # one GPU
+    python benchmarks/study.py --scale gpu --rows all --data photos/   # <class>/<image>, your own
+
+Started again with the same command, it goes on where it stopped. Everything lies in --out: the
+photos split (--train-per-class of each class, drawn by seed 0, are the training part: the only ones
+that pretraining sees, without labels, and that the classifiers learn from; all others are the
+test), a folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from localizers import coco_photos, measure
+from matplotlib.figure import Figure
+from mmengine.registry import DefaultScope
+from photos import find_photos
+from PIL import Image, ImageOps
+from render import markdown, study_hidden, study_localizers, study_rows
+from torch import Tensor
+
+from mmsalmask.cli import report_errors
+from mmsalmask.config import load_config
+from mmsalmask.datasets import ImageFolder, split_per_class
+from mmsalmask.engine.gallery import Column, draw_columns, to_photos
+from mmsalmask.errors import InputError
+from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
+from mmsalmask.models.localizers import backbone_saliency
+from mmsalmask.provenance import provenance, write_result
+from mmsalmask.registry import MODELS
+from mmsalmask.saliency import (
+    BoundaryPriorSaliency,
+    Frozen,
+    SpectralResidualSaliency,
+    foreground,
+    pool_to_grid,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "configs" / "demo"
+# One recipe for all rows; ``lr`` for ``batch``.
+SCALES = {
+    "small": dict(size=64, epochs=30, batch=64, queue=1024, lr=0.03, seeds=[0], jobs=2, amp=None),
+    "gpu": dict(
+        size=96, epochs=300, batch=128, queue=2048, lr=0.06, seeds=[0, 1, 2], jobs=4, amp="bfloat16"
+    ),
+}
+BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
+MASKER = "model.data_preprocessor.masker"
+# Name → demo recipe, overrides.
+ROWS: dict[str, tuple[str, list[str]]] = {
+    UNTRAINED: ("mocov2", []),
+    BASELINE: ("mocov2", []),
+    "MSCN": ("mocov2-mscn", []),
+    "ADIOS": ("adios-mocov2", []),
+    "high-pass": ("mocov2-salmask-highpass", []),
+    "blur": ("mocov2-salmask-blur", []),
+    "mean": ("mocov2-salmask-mean", []),
+    # two fills that are not of the paper
+    "low-pass": ("mocov2-salmask-lowpass", []),
+    "feathered mean": ("mocov2-salmask-feathered", []),
+    # the ingredients, of the mean
+    "mean, random patches": ("mocov2-salmask-mean", [f"{MASKER}.patches=random"]),
+    "mean, both views": ("mocov2-salmask-mean", [f"{MASKER}.masked_views=both"]),
+    "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
+    "mean, ρ = 1": ("mocov2-salmask-mean", ["model.head.penalty=1.0"]),
+    "mean, ρ = 3": ("mocov2-salmask-mean", ["model.head.penalty=3.0"]),
+    "mean, grid 14": ("mocov2-salmask-mean", [f"{MASKER}.grid=14"]),
+    "SimCLR": ("simclr", []),
+    "SimCLR, mean": ("simclr-salmask-mean", []),
+}
+# The mean with saliency from the study's own plain MoCo v2 backbone.
+BOOTSTRAPPED = "mean, bootstrapped localizer"
+CHOICES = {
+    "small": [UNTRAINED, BASELINE, "MSCN", "high-pass", "blur", "mean"],
+    "gpu": [UNTRAINED, BASELINE, "MSCN", "ADIOS", "high-pass", "blur", "mean"],
+    "all": [*ROWS, BOOTSTRAPPED],
+}
+# Keeps the resolution of the second stage to the end, so that small views have a map.
+TRUNK = dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+PICTURED = ("elephant", "sunflower", "panda")
+DRAWS = 20
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scale", choices=SCALES, default="small")
+    parser.add_argument("--data", type=Path, help="folder <class>/<image> (caltech101_112.tar)")
+    parser.add_argument("--train-per-class", type=int, default=30, metavar="N")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help=f"by default those of the scale; 'all', or of: {'; '.join(CHOICES['all'])}",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--jobs", type=int, help="runs side by side")
+    parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    options = parser.parse_args()
+    for name, value in SCALES[options.scale].items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
+    options.out = options.out or Path("work_dirs") / f"study_{options.scale}"
+    options.rows = options.rows or CHOICES[options.scale]
+    if options.rows == ["all"]:
+        options.rows = CHOICES["all"]
+    if unknown := [row for row in options.rows if row not in CHOICES["all"]]:
+        parser.error(f"--rows: there is no row {unknown[0]!r}, but {'; '.join(CHOICES['all'])}")
+    # Every other row is compared with it, and the bootstrapped localizer is made of it.
+    options.rows = [row for row in CHOICES["all"] if row in {*options.rows, BASELINE}]
+    return options
+
+
+# ---------------------------------------------------------------------------------------- the data
+
+
+def split(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Folders ``<class>/<image>`` of links to the photos: the training part and the test."""
+    sides = options.out / "photos" / "train", options.out / "photos" / "test"
+    finished = options.out / "photos" / "split.json"
+    data = options.data or unpack(options.out)
+    wanted = {"data": str(data.resolve()), "train_per_class": options.train_per_class}
+    if finished.exists():
+        if json.loads(finished.read_text()) != wanted:
+            raise InputError(f"{options.out} holds a study of other photos: choose another --out")
+        return sides
+    folder = ImageFolder(str(data), with_label=True)
+    infos = [folder.get_data_info(index) for index in range(len(folder))]
+    parts = split_per_class([info["gt_label"] for info in infos], options.train_per_class, seed=0)
+    for side, part in zip(sides, parts, strict=True):
+        for index in part:
+            photo = Path(infos[index]["img_path"])
+            link = side / photo.relative_to(data)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(photo.resolve())
+    write_result(finished, wanted)
+    return sides
+
+
+def unpack(out: Path) -> Path:
+    """Caltech-101, unpacked once."""
+    folder = out / "caltech101_112"
+    if folder.exists():
+        return folder
+    archive = find_photos("caltech101_112")
+    if archive is None:
+        raise InputError(
+            "caltech101_112.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in, or "
+            "give --data a folder <class>/<image>"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as part, tarfile.open(archive) as tar:
+        tar.extractall(part, filter="data")
+        (Path(part) / folder.name).rename(folder)
+    return folder
+
+
+# ---------------------------------------------------------------------------------------- the runs
+
+
+def settings(recipe: str, options: argparse.Namespace) -> dict:
+    """What the study changes in a demo recipe: the same for all rows."""
+    hooks = [dict(hook) for hook in load_config(_config(recipe)).custom_hooks]
+    for hook in hooks:
+        if hook["type"] in ("mmsalmask.MaskGalleryHook", "mmsalmask.SlotGalleryHook"):
+            hook["interval"] = options.epochs
+    size = options.size
+    pipeline = [
+        dict(type="mmsalmask.LoadWhole", size=size * 4 // 3),
+        dict(type="mmsalmask.PackWhole"),
+    ]
+    photos = dict(type="mmsalmask.ImageFolder", data_root="data/demo/train", pipeline=pipeline)
+    view = dict(type="mmsalmask.RandomView", size=size)
+    model = {"data_preprocessor": {"augment": dict(type="mmsalmask.DeviceAugmentation", view=view)}}
+    if not recipe.startswith("simclr"):
+        model["queue_len"] = options.queue
+    if recipe.startswith("adios"):
+        model["mask_net"] = {"size": size}
+    return {
+        "model": model,
+        "train_dataloader": {
+            "batch_size": options.batch,
+            "num_workers": 1,
+            "dataset": dict(
+                _delete_=True, type="mmsalmask.InMemory", resident=True, dataset=photos
+            ),
+        },
+        "optim_wrapper": {"optimizer": {"lr": options.lr}},
+        "train_cfg": {"max_epochs": options.epochs},
+        "default_hooks": {"checkpoint": {"interval": max(1, options.epochs // 5)}},
+        "custom_hooks": [*hooks, dict(type="mmsalmask.ResidentImagesHook")],
+    }
+
+
+def _config(recipe: str) -> str:
+    return str(DEMO / f"{recipe}_resnet18_demo.py")
+
+
+def plan(options: argparse.Namespace) -> Path:
+    """The rows without the bootstrapped one, as tools/ablate.py reads them."""
+    rows = []
+    for name in options.rows:
+        if name == BOOTSTRAPPED:
+            continue
+        recipe, overrides = ROWS[name]
+        row = {"name": name, "config": _config(recipe), "overrides": overrides}
+        rows.append({**row, "settings": settings(recipe, options), "pretrain": name != UNTRAINED})
+    return _write(options.out / "plan.yml", rows)
+
+
+def bootstrapped_plan(options: argparse.Namespace, train: Path, checkpoint: str) -> Path:
+    """The row whose saliency is that of the plain run's backbone, cached for whole photos."""
+    recipe = "mocov2-salmask-mean"
+    localizer = dict(
+        _delete_=True, type="mmsalmask.BackboneSaliency", backbone=TRUNK, checkpoint=checkpoint
+    )
+    changed = settings(recipe, options)
+    changed["model"]["data_preprocessor"]["masker"] = {"localizer": localizer}
+    cache, child = options.out / "bootstrapped.safetensors", options.out / "bootstrapped.py"
+    lines = [f"_base_ = {_config(recipe)!r}", *(f"{key} = {changed[key]!r}" for key in changed)]
+    child.write_text("\n".join(lines) + "\n")
+    tool("cache_saliency", child, "-o", cache, "--size", 2 * options.size, data_root=train)
+    changed["model"]["data_preprocessor"]["saliency_cache"] = str(cache)
+    row = {"name": BOOTSTRAPPED, "config": _config(recipe), "settings": changed}
+    return _write(options.out / "bootstrapped.yml", [row])
+
+
+def _write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps({"rows": rows}))  # tuples are none of YAML's kinds
+    path.write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def tool(name: str, *words: object, **overrides: object) -> None:
+    """Run a tool of this project where its progress can be watched."""
+    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, words)]
+    if overrides:
+        command += ["--cfg-options", *(f"{key}={value}" for key, value in overrides.items())]
+    if status := subprocess.run(command).returncode:
+        raise InputError(f"tools/{name}.py ended with status {status}; see its output above")
+
+
+def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path]) -> dict:
+    """Results by row and seed."""
+    figures = options.out / f"{plan_.stem}.json"
+    words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
+    words += ["--curve", max(1, options.epochs // 5), "--jobs", options.jobs]
+    words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
+    tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
+    return json.loads(figures.read_text())["results"]
+
+
+# ------------------------------------------------------------------------------------ the analysis
+
+
+def differences(results: dict[str, dict[str, dict]], seed: int = 0) -> dict[str, dict]:
+    """Linear top-1 minus the baseline's: mean over seeds and test photos, and a 95 % interval.
+
+    Both are drawn anew, with replacement, 2,000 times (a bootstrap of a paired difference): photos
+    alone where there is one seed. Points of percent.
+    """
+    random, found = np.random.default_rng(seed), {}
+    baseline = {key: _right(run) for key, run in results[BASELINE].items()}
+    for name, runs in results.items():
+        shared = [key for key in runs if key in baseline]
+        if name == BASELINE or not shared:
+            continue
+        gain = np.stack([_right(runs[key]) - baseline[key] for key in shared])
+        means = []
+        for _ in range(2000):
+            seeds = random.integers(len(gain), size=len(gain))
+            photos = random.integers(gain.shape[1], size=gain.shape[1])
+            means.append(gain[seeds].mean(0)[photos].mean())
+        low, high = np.percentile(means, [2.5, 97.5])
+        figures = {"mean": gain.mean(), "low": low, "high": high}
+        found[name] = {key: round(100 * float(value), 2) for key, value in figures.items()}
+    return found
+
+
+def _right(run: dict) -> np.ndarray:
+    """Which test photos the linear classifier gets right, 0.0 or 1.0 each."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(run["right"]), np.uint8))
+    return bits[: run["test_images"]].astype(float)
+
+
+def analyse(checkpoint: str, seed: int = 0) -> tuple[dict, dict]:
+    """Scores of the localizers on coco-mini, and what masks made by them hide of true objects."""
+    archive = find_photos("coco-mini")
+    if archive is None:
+        raise InputError("coco-mini.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in")
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+        images, objects = coco_photos(Path(folder) / "coco-mini", "val")
+    localizers = {
+        "BoundaryPriorSaliency": Frozen(BoundaryPriorSaliency()),
+        "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),
+        "bootstrapped": Frozen(backbone_saliency(TRUNK, checkpoint)),
+    }
+    scores = {name: measure(localizer, images, objects) for name, localizer in localizers.items()}
+    both = (objects.flatten(1).any(1)) & (~objects).flatten(1).any(1)
+    return scores, hidden(localizers, images[both], objects[both], seed)
+
+
+def hidden(localizers: dict, images: Tensor, objects: Tensor, seed: int) -> dict[str, dict]:
+    """Shares of the true object and of the rest that masks cover, over draws, in percent.
+
+    ``most``: how often more than half of the object is gone.
+    """
+    found, where_by = {}, {"random": None, "true objects": objects}
+    with torch.no_grad():
+        for name, localizer in localizers.items():
+            where_by[name] = foreground(pool_to_grid(localizer(images), objects.shape[1:]))
+    for name, where in where_by.items():
+        patches = "random" if where is None else "balanced"
+        masker = SaliencyMasker(MeanFill(), torch.nn.Identity(), patches=patches)
+        for kind in ("query", "hard negative"):
+            if kind == "hard negative" and where is None:
+                continue
+            make = masker.mask if kind == "query" else masker.harden
+            generator = torch.Generator().manual_seed(seed)
+            masks = [make(images, where, generator)[1] for _ in range(DRAWS)]
+            # Patches are of whole cells: the centre of each tells.
+            cells = torch.stack([mask[:, 0, 16::32, 16::32] for mask in masks])
+            shares = {
+                side: (cells & part).sum((2, 3)) / part.sum((1, 2))
+                for side, part in (("object", objects), ("rest", ~objects))
+            }
+            found[f"{kind}, {name}"] = {
+                **{side: round(100 * share.mean().item(), 1) for side, share in shares.items()},
+                "most": round(100 * (shares["object"] > 0.5).float().mean().item(), 1),
+                "spread": round(100 * shares["object"].std(0).mean().item(), 1),
+            }
+    return found
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+def draw_curves(results: dict, picture: Path) -> None:
+    """Loss and kNN accuracy over epochs, the means of all seeds."""
+    figure = Figure(figsize=(11, 4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2)
+    colours = ["#4c4c4c", "#d1603d", "#e9b44c", "#3a7ca5", "#6a994e", "#8e6c8a", "#2a9d8f"]
+    for number, (name, runs) in enumerate(results.items()):
+        curves = [run["curves"] for run in runs.values() if "curves" in run]
+        for axis, key in zip(axes, ("loss", "knn_top1"), strict=True):
+            points = np.array([curve[key] for curve in curves])
+            if points.size:
+                style = "-" if number < len(colours) else "--"
+                colour = colours[number % len(colours)]
+                axis.plot(*points.mean(0).T, style, color=colour, label=name, lw=1.4)
+    for runs in (results.get(UNTRAINED, {}),):
+        for run in runs.values():
+            axes[1].axhline(run["top1"], color="0.7", lw=1, ls=":", label=UNTRAINED)
+    axes[0].set(title="loss (not comparable between methods)", xlabel="epoch")
+    axes[1].set(title="kNN top-1 on test photos, %", xlabel="epoch")
+    axes[1].legend(fontsize=8, frameon=False, loc="lower right")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture)
+
+
+def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: int = 1) -> None:
+    """What each masking row shows its encoders of the same photos."""
+    files = [file for name in PICTURED for file in sorted(photos.glob(f"{name}/*"))[:1]]
+    files = files or sorted(photos.glob("*/*"))[:: max(1, len(list(photos.glob("*/*"))) // 3)][:3]
+    images = [ImageOps.fit(Image.open(file).convert("RGB"), (size, size)) for file in files]
+    batch = torch.from_numpy(np.stack(images)[..., ::-1].copy()).permute(0, 3, 1, 2)
+    DefaultScope.get_instance("study", scope_name="mmpretrain")
+    groups = []
+    for name in rows:
+        recipe, overrides = ROWS.get(name, ("mocov2", []))
+        options = dict(pair.split("=", 1) for pair in overrides)
+        config = load_config(_config(recipe), {k: yaml.safe_load(v) for k, v in options.items()})
+        preprocessor = MODELS.build(config.model.data_preprocessor)
+        views = preprocessor({"inputs": batch, "data_samples": None})["inputs"]
+        if not groups:
+            groups.append(("", [Column("view", to_photos(views, preprocessor))]))
+        if (masker := preprocessor.masker) is None:
+            continue
+        torch.manual_seed(seed)
+        masked = masker(views, views)
+        show = partial(
+            to_photos,
+            preprocessor=preprocessor,
+            filtered=isinstance(masker.strategy, HighPassNoise),
+        )
+        columns = [Column("query", show(masked.query))]
+        columns += [Column("hard negative", show(view)) for view in masked.hard_negatives]
+        groups.append((name, columns))
+    draw_columns(groups, (size, size), picture, "", dpi=90)
+
+
+def write_page(data: dict, folder: Path) -> None:
+    """All tables and pictures as Markdown."""
+    recipe = [[key, str(value)] for key, value in data["recipe"].items()]
+    parts = [
+        "# The study\n",
+        study_rows(data),
+        "\n![learning curves](curves.png)\n\n![masks](masks.png)\n\n## Localizers on coco-mini\n",
+        study_localizers(data),
+        "\n## What masks hide of the true objects of coco-mini\n",
+        study_hidden(data),
+        "\n## The recipe of all rows\n",
+        markdown(["", ""], recipe, words=2),
+    ]
+    (folder / "page.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def main() -> None:
+    options = parse_arguments()
+    origin = provenance()
+    sides = split(options)
+    results = run_rows(options, plan(options), sides)
+    checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
+    if BOOTSTRAPPED in options.rows:
+        results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
+    scores, shares = analyse(checkpoint)
+    recipe = ("scale", "size", "epochs", "batch", "queue", "lr", "amp", "jobs", "train_per_class")
+    data = {
+        **origin,
+        "seed": options.seeds,
+        "recipe": {key: getattr(options, key) for key in recipe},
+        "results": results,
+        "differences": differences(results),
+        "localizers": scores,
+        "hidden": shares,
+    }
+    for file in filter(None, (options.out / "study.json", options.json)):
+        write_result(file, data)
+    draw_curves(results, options.out / "curves.png")
+    draw_masks(options.rows, sides[1], options.size, options.out / "masks.png")
+    write_page(data, options.out)
+    print(f"page: {options.out / 'page.md'}")
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()
