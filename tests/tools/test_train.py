@@ -168,7 +168,7 @@ MISTAKES = {
     "small image": ({SCALE: 5}, "an image of 5x5 px is smaller than the 7x7 patch grid"),
     "fewer images than a batch": (
         {"train_dataloader.batch_size": 5000},
-        "training images do not fill one batch of 5000 in each process: set a smaller",
+        "the 8 training images do not fill one batch of 5000 in each process: set a smaller",
     ),
     "persistent workers": (
         {"train_dataloader.persistent_workers": True},
