@@ -18,7 +18,8 @@ from statistics import mean, stdev
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [ROOT / "README.md", ROOT / "docs" / "reliability.md", ROOT / "docs" / "scaling.md"]
+DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md")]
+FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

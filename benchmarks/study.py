@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
 # One recipe for all rows; ``lr`` for ``batch``.
 SCALES = {
-    "small": dict(size=64, epochs=20, batch=32, queue=1024, lr=0.03, seeds=[0], jobs=2, amp=None),
+    "small": dict(size=64, epochs=6, batch=32, queue=512, lr=0.015, seeds=[0], jobs=2, amp=None),
     "gpu": dict(
         size=96, epochs=300, batch=128, queue=2048, lr=0.06, seeds=[0, 1, 2], jobs=4, amp="bfloat16"
     ),
@@ -265,7 +265,7 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
     words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
-    words += ["--curve", max(1, options.epochs // 5), "--jobs", options.jobs]
+    words += ["--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
     words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
     return json.loads(figures.read_text())["results"]

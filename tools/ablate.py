@@ -42,6 +42,7 @@ from rich.table import Table
 
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
+from mmsalmask.datasets import ImageFolder
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import Place, call, claim, run_all
 from mmsalmask.provenance import provenance, write_result
@@ -49,6 +50,8 @@ from mmsalmask.provenance import provenance, write_result
 TOOLS = Path(__file__).resolve().parent
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
 LINEAR = {"linear_top1": "linear top-1 %", "linear_mean_per_class": "linear mean per class %"}
+# Test images whose kNN accuracy is followed during pretraining: enough for a curve.
+CURVE_IMAGES = 1000
 
 
 class Row(NamedTuple):
@@ -88,7 +91,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--curve",
         type=int,
         metavar="N",
-        help="also log kNN accuracy every N epochs of the pretraining; needs --test",
+        help="also log kNN accuracy every N epochs of the pretraining, on about "
+        f"{CURVE_IMAGES:,} of the --test images, which this needs",
     )
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the plan")
@@ -196,10 +200,12 @@ def write_config(row: Row, options: argparse.Namespace, folder: Path) -> str:
 
 def _knn_hook(options: argparse.Namespace) -> dict:
     labelled = {"type": "mmsalmask.ImageFolder", "with_label": True}
+    number = len(ImageFolder(options.test))
+    spread = list(range(0, number, max(1, number // CURVE_IMAGES)))
     return {
         "type": "mmsalmask.KNNHook",
         "train": {"data_root": str(options.data), **labelled},
-        "test": {"data_root": str(options.test), **labelled},
+        "test": {"data_root": str(options.test), "indices": spread, **labelled},
         "interval": options.curve,
         "size": options.size,
         "metric": {"type": "mmsalmask.KNNMetric", "k": options.k},

@@ -1,10 +1,10 @@
 """tools/ablate.py: a plan is checked before it runs, goes on where it stopped, and adds up."""
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 
+import ablate
 import numpy as np
 import pytest
 import yaml
@@ -13,9 +13,6 @@ from PIL import Image
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import ablate  # noqa: E402
 
 CONFIG = f"""
 _base_ = {str(ROOT / "configs/demo/mocov2-salmask-mean_resnet18_demo.py")!r}

@@ -1,16 +1,12 @@
 """tools/prepare_data.py: it sees what is missing, says how to get it, and touches nothing."""
 
-import sys
 from pathlib import Path
 
+import prepare_data
 import pytest
 from running import run_tool
 
 from mmsalmask.datasets import ImageNet100
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import prepare_data
 
 YEARS = {2007: ("trainval", "test"), 2012: ("trainval",)}
 

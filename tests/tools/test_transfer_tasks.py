@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transfer
 
 import mmsalmask  # noqa: F401  serves mmcv's operators where they are not compiled
 
@@ -26,9 +26,6 @@ from mmsalmask.errors import InputError
 from mmsalmask.evaluation import downstream
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import transfer  # noqa: E402
 
 SIZE = (64, 48)
 BOX = (10, 8, 40, 36)  # x1, y1, x2, y2
