@@ -598,7 +598,8 @@ def endure(minutes: float, folder: Path) -> dict:
 
     Memory is that of the process and of its workers, what they share counted once; open files are
     those of the process. Both are fitted by a straight line over the second half of the time, when
-    caches and pools are full. Throughput is the median over iterations, the last tenth's over the
+    caches and pools are full, through the medians of thirty stretches of it: workers of an
+    evaluation, which come and go, would sway a line through every sample. Throughput is the median over iterations, the last tenth's over the
     first's.
     """
     data, work = folder / "data", folder / "endurance"
@@ -622,7 +623,10 @@ def endure(minutes: float, folder: Path) -> dict:
     history = load_checkpoint(newest)["message_hub"]["log_scalars"]["train/time"]
     seconds = np.array(history._log_history)
     tenth = max(1, len(seconds) // 10)
-    hours, memory, files = np.array(samples[len(samples) // 2 :]).T / [[3600], [1], [1]]
+    late = np.array(samples[len(samples) // 2 :])
+    stretches = np.array_split(late, min(30, len(late)))
+    seconds_passed, memory, files = np.array([np.median(s, axis=0) for s in stretches]).T
+    hours = seconds_passed / 3600
     return {
         "minutes": minutes,
         "iterations": len(seconds),
