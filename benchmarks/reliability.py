@@ -599,8 +599,8 @@ def endure(minutes: float, folder: Path) -> dict:
     Memory is that of the process and of its workers, what they share counted once; open files are
     those of the process. Both are fitted by a straight line over the second half of the time, when
     caches and pools are full, through the medians of thirty stretches of it: workers of an
-    evaluation, which come and go, would sway a line through every sample. Throughput is the median over iterations, the last tenth's over the
-    first's.
+    evaluation, which come and go, would sway a line through every sample. Throughput is the median
+    over iterations, the last tenth's over the first's.
     """
     data, work = folder / "data", folder / "endurance"
     draw_demo_set(data)
