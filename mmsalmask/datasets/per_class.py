@@ -70,7 +70,7 @@ class PerClassSplit(ImageFolder):
         if split not in ("train", "test"):
             raise InputError(f"split must be 'train' or 'test', got {split!r}")
         self.split = split
-        self.train_per_class = check_integer("train_per_class", train_per_class)
+        self.train_per_class = check_integer("train_per_class", train_per_class, 0)
         self.seed = check_integer("seed", seed, 0)
         if seed >= 2**32:
             raise InputError(f"seed must be below 2**32, got {seed}")
