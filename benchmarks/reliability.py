@@ -4,6 +4,7 @@
     python benchmarks/reliability.py processes
     python benchmarks/reliability.py files
     python benchmarks/reliability.py endurance [--minutes 60]
+    python benchmarks/reliability.py precision --dtype bfloat16 [--steps 2000]
 
 Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
 
@@ -17,6 +18,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import os
 import random
 import re
@@ -37,6 +39,8 @@ from PIL import Image
 
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.cli import STOPPED_STATUS
+from mmsalmask.config import load_config
+from mmsalmask.datasets import ImageFolder
 from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.provenance import provenance, write_result
@@ -258,9 +262,9 @@ def kill(child: int) -> None:
     os.waitpid(child, 0)
 
 
-def run_through(config: Path, work: Path, *words: str) -> None:
-    """Run to the end, which has to be a good one."""
-    status = wait(start(config, work, *words), 600)
+def run_through(config: Path, work: Path, *words: str, seconds: float = 600) -> None:
+    """Run to the end, which has to be a good one and come in so many seconds."""
+    status = wait(start(config, work, *words), seconds)
     if status != 0:
         tail = work.with_suffix(".txt").read_text()[-3000:]
         raise SystemExit(f"{work} ended with status {status}:\n{tail}")
@@ -586,19 +590,22 @@ def train_on_bad_files(folder: Path) -> dict:
 # --------------------------------------------------------------------------------------------------
 
 
+_DEMO = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
+
+
 def endure(minutes: float, folder: Path) -> dict:
     """Train the demo config on drawn images for so long, and watch what it holds.
 
     Memory is that of the process and of its workers, what they share counted once; open files are
     those of the process. Both are fitted by a straight line over the second half of the time, when
-    caches and pools are full. Throughput is the median over iterations, the last tenth's over the
-    first's.
+    caches and pools are full, through the medians of thirty stretches of it: workers of an
+    evaluation, which come and go, would sway a line through every sample. Throughput is the median
+    over iterations, the last tenth's over the first's.
     """
     data, work = folder / "data", folder / "endurance"
     draw_demo_set(data)
-    config = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
     options = [f"data_root={data}", "train_cfg.max_epochs=100000"]
-    child = start(config, work, "--cfg-options", *options)
+    child = start(_DEMO, work, "--cfg-options", *options)
     text, samples = work.with_suffix(".txt"), []
     status = wait(child, 600, lambda: text.exists() and b"(train)" in text.read_bytes())
     begin = time.monotonic()
@@ -616,7 +623,10 @@ def endure(minutes: float, folder: Path) -> dict:
     history = load_checkpoint(newest)["message_hub"]["log_scalars"]["train/time"]
     seconds = np.array(history._log_history)
     tenth = max(1, len(seconds) // 10)
-    hours, memory, files = np.array(samples[len(samples) // 2 :]).T / [[3600], [1], [1]]
+    late = np.array(samples[len(samples) // 2 :])
+    stretches = np.array_split(late, min(30, len(late)))
+    seconds_passed, memory, files = np.array([np.median(s, axis=0) for s in stretches]).T
+    hours = seconds_passed / 3600
     return {
         "minutes": minutes,
         "iterations": len(seconds),
@@ -649,6 +659,41 @@ def _resident(process: int) -> float:
     return int(re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE)[1]) / 1024
 
 
+# --------------------------------------------------------------------------------------------------
+# Low precision
+# --------------------------------------------------------------------------------------------------
+
+
+def train_in(dtype: str, steps: int, folder: Path) -> dict:
+    """Train the demo config under autocast for at least so many steps, to the end of an epoch.
+
+    Counted are the steps that ``NonFiniteHook`` describes in a file each; all are tolerated. Those
+    that the loss scaling of float16 skips of its own accord are none of these.
+    """
+    data, work = folder / "data", folder / dtype
+    draw_demo_set(data)
+    config = load_config(str(_DEMO), {"data_root": str(data)})
+    images = len(ImageFolder(config.train_dataloader.dataset.data_root))
+    epochs = math.ceil(steps / (images // config.train_dataloader.batch_size))
+    guard = [hook.type for hook in config.custom_hooks].index("mmsalmask.NonFiniteHook")
+    options = [f"data_root={data}", f"train_cfg.max_epochs={epochs}"]
+    options += [f"custom_hooks.{guard}.limit={10 * steps}"]
+    run_through(_DEMO, work, "--amp", dtype, "--cfg-options", *options, seconds=math.inf)
+    checkpoint = load_checkpoint(run_checkpoints(work)[0])
+    losses = np.array(checkpoint["message_hub"]["log_scalars"]["train/loss"]._log_history)
+    described = {path.name.split("_")[1] for path in work.glob("nonfinite/iter_*.json")}
+    scaler = checkpoint["optimizer"].get("loss_scaler")
+    return {
+        "dtype": dtype,
+        "steps": len(losses),
+        "not_finite": len(described),
+        "loss_first": float(losses[:50].mean()),
+        "loss_last": float(losses[-50:].mean()),
+        "loss_scale": None if scaler is None else scaler["scale"],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+    }
+
+
 def _write(part: str, figures: dict, path: Path) -> None:
     result = json.loads(path.read_text()) if path.exists() else {}
     result[part] = {**provenance(), **figures}
@@ -657,10 +702,12 @@ def _write(part: str, figures: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["kills", "processes", "files", "endurance"])
+    parser.add_argument("part", choices=["kills", "processes", "files", "endurance", "precision"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--cases", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs go (a temporary folder)")
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -677,6 +724,9 @@ def main() -> None:
                 sys.exit("a run ended differently after it was killed")
         if arguments.part == "endurance":
             _write("endurance", endure(arguments.minutes, folder), arguments.json)
+        if arguments.part == "precision":
+            figures = train_in(arguments.dtype, arguments.steps, folder)
+            _write(f"precision {arguments.dtype}", figures, arguments.json)
         if arguments.part == "files":
             _write("files", train_on_bad_files(folder), arguments.json)
         if arguments.part == "processes":

@@ -219,6 +219,44 @@ def of_the_study(table: Callable[[dict], str]) -> Callable[[], str]:
     return lambda: table(result("study_small.json"))
 
 
+def endurance() -> str:
+    data = result("reliability.json")["endurance"]
+    rows = [
+        ["trained", f"{data['minutes']:.0f} minutes, {data['iterations']:,} iterations"],
+        [
+            "memory of the process and its workers",
+            f"{data['memory_mb']:,.0f} MB, {data['memory_mb_per_hour']:+.1f} MB per hour",
+        ],
+        [
+            "open files",
+            f"{data['open_files']}, {data['open_files_per_hour']:+.1f} per hour",
+        ],
+        [
+            "throughput of the last tenth over that of the first",
+            f"{data['throughput_last_over_first']:.1%}".replace("%", " %"),
+        ],
+    ]
+    return markdown(["what", "found"], rows, words=2) + origin(data)
+
+
+def precision() -> str:
+    parts = result("reliability.json")
+    found = [parts[name] for name in ("precision float16", "precision bfloat16") if name in parts]
+    rows = [
+        [
+            data["dtype"],
+            data["device"],
+            f"{data['steps']:,}",
+            str(data["not_finite"]),
+            f"{data['loss_first']:.2f} → {data['loss_last']:.2f}",
+            "" if data["loss_scale"] is None else f"{data['loss_scale']:,.0f}",
+        ]
+        for data in found
+    ]
+    header = ["dtype", "device", "steps", "not finite", "loss, first and last 50", "loss scale"]
+    return markdown(header, rows, words=2) + "".join(origin(data) for data in found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "cached saliency": cached_saliency,
     "caltech": caltech,
@@ -234,6 +272,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": of_the_study(study_rows),
     "study localizers": of_the_study(study_localizers),
     "study hidden": of_the_study(study_hidden),
+    "endurance": endurance,
+    "precision": precision,
 }
 
 

@@ -417,7 +417,7 @@ def _check_hard_negatives(cfg: Config) -> None:
     model = cfg.model
     path = "model.data_preprocessor" if model.get("data_preprocessor") else "data_preprocessor"
     masker = (model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}).get("masker")
-    if masker is not None and "type" not in masker:
+    if masker is not None and not (isinstance(masker, dict) and "type" in masker):
         raise InputError(
             f"{path}.masker has no 'type': take a config that has a masker, or write "
             "type='mmsalmask.SaliencyMasker'"

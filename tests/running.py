@@ -1,6 +1,7 @@
-"""Run a tool inside the test's process, whose imports are done, and see what a user would see."""
+"""Run a tool, or a runner, inside the test's process, whose imports are done."""
 
 import io
+import logging
 import runpy
 import sys
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
@@ -26,6 +28,17 @@ class Outcome:
         assert len(self.errors) == 1, self.err
         assert "Traceback" not in self.err + self.out
         return self.errors[0].removeprefix("error: ")
+
+
+def train_and_close(runner: Runner) -> None:
+    """Train; then let go of the run's log file, which the next run would write into, too."""
+    logger = logging.getLogger("mmengine")
+    try:
+        runner.train()
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers.clear()
 
 
 def run_tool(script: str, *words: str) -> Outcome:

@@ -49,8 +49,8 @@ def random_boxes(
     # Rounding could make ⌊u·(n + 1)⌋ reach n + 1 for the largest u < 1.
     x = (right * (width - w + 1)).floor().minimum(width - w)
     y = (down * (height - h + 1)).floor().minimum(height - h)
-    largest_w = width.minimum((height * aspect[1]).round())
-    largest_h = height.minimum((width / aspect[0]).round())
+    largest_w = width.minimum((height * aspect[1]).round()).clamp(min=1)
+    largest_h = height.minimum((width / aspect[0]).round()).clamp(min=1)
     centred_x = ((width - largest_w) / 2).floor()
     centred_y = ((height - largest_h) / 2).floor()
     found = fits.any(1)
@@ -131,5 +131,5 @@ def check_interpolation(interpolation: str) -> None:
     Raises:
         InputError: names those that are.
     """
-    if interpolation not in _KERNELS:
+    if interpolation not in tuple(_KERNELS):
         raise InputError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}")

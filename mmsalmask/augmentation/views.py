@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from mmsalmask.augmentation.colours import gaussian_blur_each, jitter, solarize, to_grey
 from mmsalmask.augmentation.crops import check_interpolation, crop_and_resize, random_boxes
+from mmsalmask.checks import check_integer, check_positive_range, check_share, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.saliency.crops import Crops
 
@@ -54,7 +55,7 @@ class RandomView:
         hue: turns are drawn from [−hue, hue], in full circles; at most 0.5.
         jitter_prob: of these four together, in random order.
         grey_prob: of a grey view.
-        blur_sigma: range of the Gaussian's σ in pixels.
+        blur_sigma: range of the Gaussian's σ in pixels, up to the view's size.
         blur_prob: of a blurred view.
         solarize_prob: of a solarized view, inverted from the level 128 on.
         flip_prob: of a view mirrored left to right.
@@ -80,42 +81,31 @@ class RandomView:
         solarize_prob: float = 0.0,
         flip_prob: float = 0.5,
     ) -> None:
-        self.size = size
-        self.crop_area = tuple(crop_area)
-        self.crop_aspect = tuple(crop_aspect)
+        self.size = check_integer("size", size)
+        self._check_strengths(brightness, contrast, saturation, hue)
+        self.crop_area = check_positive_range("crop_area", crop_area, 1)
+        self.crop_aspect = check_positive_range("crop_aspect", crop_aspect)
         self.interpolation = interpolation
         self.factors = tuple((max(0.0, 1 - x), 1 + x) for x in (brightness, contrast, saturation))
         self.factors += ((-hue, hue),)
-        self.jitter_prob = jitter_prob
-        self.grey_prob = grey_prob
-        self.blur_sigma = tuple(blur_sigma)
-        self.blur_prob = blur_prob
-        self.solarize_prob = solarize_prob
-        self.flip_prob = flip_prob
-        self._check(brightness, contrast, saturation, hue)
+        self.jitter_prob = check_share("jitter_prob", jitter_prob)
+        self.grey_prob = check_share("grey_prob", grey_prob)
+        # A Gaussian wider than the view would leave one colour, and a window to fill the memory.
+        self.blur_sigma = check_positive_range("blur_sigma", blur_sigma, size)
+        self.blur_prob = check_share("blur_prob", blur_prob)
+        self.solarize_prob = check_share("solarize_prob", solarize_prob)
+        self.flip_prob = check_share("flip_prob", flip_prob)
+        check_interpolation(interpolation)
 
-    def _check(self, *strengths: float) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
-            raise InputError(f"size is that of the view in pixels, got {self.size!r}")
-        check_interpolation(self.interpolation)
-        for name in ("jitter", "grey", "blur", "solarize", "flip"):
-            probability = getattr(self, f"{name}_prob")
-            if not 0 <= probability <= 1:
-                raise InputError(
-                    f"{name}_prob is a probability and lies in [0, 1], got {probability}"
-                )
-        if min(strengths) < 0 or strengths[-1] > 0.5:
+    @staticmethod
+    def _check_strengths(*strengths: float) -> None:
+        # A factor of a million makes a pixel black or white, as any larger one would.
+        limits = (1e6, 1e6, 1e6, 0.5)
+        if not all(is_number(x, 0, most) for x, most in zip(strengths, limits, strict=True)):
             raise InputError(
-                "brightness, contrast, saturation and hue must not be negative, nor hue above 0.5, "
-                f"got {strengths}"
+                "brightness, contrast, saturation and hue must be numbers that are not negative, "
+                f"nor hue above 0.5, got {strengths}"
             )
-        for name, limit in (("crop_area", 1), ("crop_aspect", None), ("blur_sigma", None)):
-            low, high = getattr(self, name)
-            if not 0 < low <= high or (limit is not None and high > limit):
-                raise InputError(
-                    f"{name} must be a range (low, high) with 0 < low <= high"
-                    f"{'' if limit is None else f' <= {limit}'}, got {(low, high)}"
-                )
 
     def draw(self, sizes: Tensor, generator: Generator | None = None) -> Draws:
         """Draw a view for each image.
@@ -186,10 +176,13 @@ class DeviceAugmentation:
         key: what makes the second one, where it is made otherwise (BYOL).
 
     Raises:
-        InputError: if the two views differ in size.
+        InputError: if there is no view, or the two views differ in size.
     """
 
     def __init__(self, view: RandomView, key: RandomView | None = None) -> None:
+        for name, one in (("view", view), ("key", view if key is None else key)):
+            if not isinstance(one, RandomView):
+                raise InputError(f"{name} of DeviceAugmentation must be a RandomView, got {one!r}")
         self.views = (view, view if key is None else key)
         if view.size != self.views[1].size:
             raise InputError(

@@ -29,7 +29,9 @@ _ZIP_HEAD = b"PK\x03\x04"
 _LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)[:-1]
 
 
-def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, map_location: str | torch.device = "cpu", lazy: bool = False
+) -> dict[str, Any]:
     """Load a checkpoint of anybody's without running code from it.
 
     Reads what mmengine's Runner, ``torch.save`` (zip and older format) and safetensors write. From
@@ -39,6 +41,8 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     Args:
         path: a file, an ``http(s)://`` address or ``torchvision://<model>``.
         map_location: device of the tensors.
+        lazy: leave the tensors of torch.save's zip format in the file, of which the system reads
+            what is used: for a look at names, shapes and plain values.
 
     Raises:
         InputError: for a missing, damaged or foreign file, one that names code, one that holds no
@@ -57,7 +61,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     elif not head.startswith(_LEGACY_HEAD):
         what = "not a checkpoint that torch.save or safetensors wrote" if head else "an empty file"
         raise InputError(f"{file} is {what}")
-    checkpoint = _load_pickle(file, map_location)
+    checkpoint = _load_pickle(file, map_location, lazy and head.startswith(_ZIP_HEAD))
     if not isinstance(checkpoint, dict):
         raise InputError(
             f"{file} holds a {type(checkpoint).__name__} where a checkpoint holds a dict of weights"
@@ -173,10 +177,10 @@ def _check_zip(file: Path) -> None:
         raise InputError(f"{file} is a zip archive but not a checkpoint that torch.save wrote")
 
 
-def _load_pickle(file: Path, map_location: str | torch.device) -> Any:
+def _load_pickle(file: Path, map_location: str | torch.device, lazy: bool) -> Any:
     try:
         with _allow(_ALLOWED):
-            return torch.load(file, map_location=map_location, weights_only=True)
+            return torch.load(file, map_location=map_location, weights_only=True, mmap=lazy)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None or _ends_in_pickle(file):

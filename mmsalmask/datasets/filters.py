@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking.filters import check_kernel
 from mmsalmask.registry import TRANSFORMS
@@ -69,6 +70,9 @@ class HighPassFilter(BaseTransform):
         mean: Sequence[float] = _IMAGENET_MEAN,
     ) -> None:
         check_kernel(kernel_size, sigma)
+        several = isinstance(mean, Sequence) and not isinstance(mean, str)
+        if not several or not all(is_number(value) for value in mean):
+            raise InputError(f"mean must be a list of numbers, one per channel, got {mean!r}")
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.mean = tuple(mean)

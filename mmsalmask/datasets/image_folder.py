@@ -4,10 +4,12 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from mmpretrain.datasets import BaseDataset
 
+from mmsalmask.checks import check_flag, check_part, is_integer
 from mmsalmask.datasets.fingerprint import fingerprint_of
 from mmsalmask.datasets.loading import EXTENSIONS, BrokenImage
 from mmsalmask.errors import InputError, some_names
@@ -48,7 +50,7 @@ class ImageFolder(BaseDataset):
 
     Raises:
         InputError: the folder is missing, not readable, empty or without images, or with_label
-            finds no classes, empty ones, or images outside them.
+            finds no classes, empty ones, or images outside them; there are no such ``indices``.
     """
 
     def __init__(
@@ -61,11 +63,17 @@ class ImageFolder(BaseDataset):
         test_mode: bool = False,
         lazy_init: bool = False,
     ) -> None:
-        if isinstance(extensions, str) or not all(e.startswith(".") for e in extensions):
-            raise InputError(
-                f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}"
-            )
-        self.with_label = with_label
+        check_root(data_root)
+        _check_extensions(extensions)
+        _check_indices(indices)
+        for name, value in (("test_mode", test_mode), ("lazy_init", lazy_init)):
+            check_flag(name, value)
+        if isinstance(pipeline, str) or not isinstance(pipeline, Sequence):
+            raise InputError(f"pipeline must be a list of transforms, got {pipeline!r}")
+        for place, transform in enumerate(pipeline):
+            if not callable(transform):
+                check_part(f"transform {place} of the pipeline", transform)
+        self.with_label = check_flag("with_label", with_label)
         self.extensions = tuple(extension.lower() for extension in extensions)
         super().__init__(
             ann_file="",
@@ -140,6 +148,14 @@ class ImageFolder(BaseDataset):
 
     def filter_data(self) -> list[dict]:
         """Number the images, of which ``indices`` may keep a part; nothing is filtered."""
+        count, indices = len(self.data_list), self._indices
+        if indices is not None:
+            last = indices - 1 if isinstance(indices, int) else max(indices)
+            if last >= count:
+                raise InputError(
+                    f"indices ask for image {last} of {self.data_root}, which has {count}, counted "
+                    "from 0"
+                )
         self.fingerprint = fingerprint_of([i["img_path"] for i in self.data_list], self.data_root)
         return [{**info, "position": i} for i, info in enumerate(self.data_list)]
 
@@ -244,6 +260,30 @@ class ImageFolder(BaseDataset):
     def extra_repr(self) -> list[str]:
         """The lines of the dataset's printed form that are its own."""
         return [f"Image folder: \t{self.data_root}"]
+
+
+def check_root(data_root: Any) -> str | os.PathLike | None:
+    """The path, if it is one, or none at all."""
+    if not isinstance(data_root, str | os.PathLike | None):
+        raise InputError(f"data_root must be the path of a folder, got {data_root!r}")
+    return data_root
+
+
+def _check_extensions(extensions: Any) -> None:
+    several = isinstance(extensions, Sequence) and not isinstance(extensions, str)
+    if not several or not all(isinstance(e, str) and e.startswith(".") for e in extensions):
+        raise InputError(f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}")
+
+
+def _check_indices(indices: Any) -> None:
+    several = isinstance(indices, Sequence) and not isinstance(indices, str) and len(indices)
+    listed = indices if several else [indices]
+    least = 0 if several else 1
+    if indices is not None and not all(is_integer(i, least) for i in listed):
+        raise InputError(
+            "indices must be a number of images, at least 1, or a list of positions from 0 on, "
+            f"got {indices!r}"
+        )
 
 
 def check_folder(folder: str) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmsalmask.datasets.image_folder import ImageFolder, check_folder
+from mmsalmask.datasets.image_folder import ImageFolder, check_folder, check_root
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
@@ -47,7 +47,7 @@ class ImageNet100(ImageFolder):
         if split not in ("train", "val"):
             raise InputError(f"split must be 'train' or 'val', got {split!r}")
         super().__init__(
-            data_root=os.path.join(data_root, split) if data_root else "",
+            data_root=check_root(data_root) and os.path.join(data_root, split),
             pipeline=pipeline,
             with_label=with_label,
             indices=indices,

@@ -10,6 +10,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch.utils.data import Dataset
 
+from mmsalmask.checks import check_flag, check_part
 from mmsalmask.datasets.fingerprint import fingerprint
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.loading import BrokenImage, LoadWhole
@@ -48,8 +49,10 @@ class InMemory(Dataset):
     """
 
     def __init__(self, dataset: dict | ImageFolder, resident: bool = False) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.resident = resident
+        if not isinstance(dataset, Dataset):
+            dataset = DATASETS.build(check_part("dataset of InMemory", dataset))
+        self.dataset = dataset
+        self.resident = check_flag("resident", resident)
         self.images: torch.Tensor | None = None
         self._initialized = False
         if not isinstance(self.dataset, ImageFolder):

@@ -13,7 +13,7 @@ from mmpretrain.datasets import PackInputs
 from PIL import Image
 from torch import Tensor
 
-from mmsalmask.errors import InputError
+from mmsalmask.checks import check_integer
 from mmsalmask.registry import TRANSFORMS
 
 # Only these decoders are ever tried: Pillow has others that start a program (Ghostscript) or open
@@ -207,9 +207,7 @@ class LoadWhole(BaseTransform):
     """
 
     def __init__(self, size: int = 288) -> None:
-        if not isinstance(size, int) or size < 1:
-            raise InputError(f"size is the side of the square in pixels, got {size!r}")
-        self.size = size
+        self.size = check_integer("size", size)
 
     def transform(self, results: dict) -> dict:
         results["img"], results["ori_shape"] = read_whole(results["img_path"], self.size)

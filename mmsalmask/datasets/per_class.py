@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmsalmask.checks import check_integer
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS
@@ -69,8 +70,10 @@ class PerClassSplit(ImageFolder):
         if split not in ("train", "test"):
             raise InputError(f"split must be 'train' or 'test', got {split!r}")
         self.split = split
-        self.train_per_class = train_per_class
-        self.seed = seed
+        self.train_per_class = check_integer("train_per_class", train_per_class, 0)
+        self.seed = check_integer("seed", seed, 0)
+        if seed >= 2**32:
+            raise InputError(f"seed must be below 2**32, got {seed}")
         super().__init__(
             data_root=data_root,
             pipeline=pipeline,

@@ -7,8 +7,10 @@ import copy
 
 import mmcv
 import torch
+from mmcv.image.geometric import cv2_interp_codes, pillow_interp_codes
 from mmpretrain.datasets import transforms as mmpretrain_transforms
 
+from mmsalmask.checks import check_integer, check_part, check_positive_range, check_sides
 from mmsalmask.errors import InputError
 from mmsalmask.registry import TRANSFORMS
 
@@ -18,8 +20,44 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
     """mmpretrain's, and records its box.
 
     Added key: ``crop_box``, four floats x0, y0, x1, y1 as shares of the image's width and height.
-    Arguments as in mmpretrain.
+
+    Args:
+        scale: height and width of the view in pixels, or one number for both.
+        crop_ratio_range: of the crop's share of the image, in (0, 1].
+        aspect_ratio_range: of the crop's width / height.
+        max_attempts: draws of a crop before the largest centred one is taken.
+        interpolation: ``nearest``, ``bilinear``, ``bicubic``, ``area`` or ``lanczos``.
+        backend: ``cv2`` or ``pillow``.
+
+    Raises:
+        InputError: for anything else.
     """
+
+    def __init__(
+        self,
+        scale: int | tuple[int, int],
+        crop_ratio_range: tuple[float, float] = (0.08, 1.0),
+        aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
+        max_attempts: int = 10,
+        interpolation: str = "bilinear",
+        backend: str = "cv2",
+    ) -> None:
+        kernels = {"cv2": cv2_interp_codes, "pillow": pillow_interp_codes}
+        if backend not in tuple(kernels):
+            raise InputError(f"backend must be 'cv2' or 'pillow', got {backend!r}")
+        if interpolation not in (known := tuple(kernels[backend])):
+            raise InputError(
+                f"interpolation of {backend} must be one of {', '.join(known)}, got "
+                f"{interpolation!r}"
+            )
+        super().__init__(
+            check_sides("scale", scale, 1),
+            check_positive_range("crop_ratio_range", crop_ratio_range, 1),
+            check_positive_range("aspect_ratio_range", aspect_ratio_range),
+            check_integer("max_attempts", max_attempts, 0),
+            interpolation,
+            backend,
+        )
 
     def transform(self, results: dict) -> dict:
         image = results["img"]
@@ -54,9 +92,35 @@ class MultiView(mmpretrain_transforms.MultiView):
     Of what moves pixels, views may hold one :class:`RandomResizedCrop` and, after it, one
     ``RandomFlip``: a rotation, say, is recorded by nobody.
 
+    Args:
+        transforms: lists of transforms.
+        num_views: how many views each of them makes; one number where there is one list.
+
     Raises:
-        InputError: for a view that is flipped upside down.
+        InputError: for anything else; later, for a view that is flipped upside down.
     """
+
+    def __init__(self, transforms: list[list], num_views: int | list[int]) -> None:
+        counts = [num_views] if isinstance(num_views, int) else num_views
+        for name, value in (("transforms", transforms), ("num_views", counts)):
+            if not isinstance(value, list) or not value:
+                raise InputError(f"{name} of MultiView must be a list, got {value!r}")
+        for count in counts:
+            check_integer("num_views", count)
+        if len(counts) != len(transforms):
+            raise InputError(
+                f"MultiView has {len(transforms)} lists of transforms, but num_views for "
+                f"{len(counts)}: give each list its number of views"
+            )
+        for pipeline in transforms:
+            if not isinstance(pipeline, list):
+                raise InputError(
+                    f"transforms of MultiView must be a list of lists, got {pipeline!r} in it"
+                )
+            for transform in pipeline:
+                if not callable(transform):
+                    check_part("a transform of MultiView", transform)
+        super().__init__(transforms, counts)
 
     def transform(self, results: dict) -> dict:
         views = [transform(copy.deepcopy(results)) for transform in self.transforms]

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from mmsalmask.checks import check_integer, check_share
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.datasets.loading import why_broken
 from mmsalmask.errors import InputError
@@ -34,12 +35,8 @@ class BrokenImagesHook(Hook):
     """
 
     def __init__(self, limit: float = 0.01, interval: int = 100) -> None:
-        if not 0 <= limit <= 1:
-            raise InputError(f"limit is a share of the images and lies in [0, 1], got {limit}")
-        if interval < 1:
-            raise InputError(f"interval must be at least 1 iteration, got {interval}")
-        self.limit = limit
-        self.interval = interval
+        self.limit = check_share("limit, a share of the images,", limit)
+        self.interval = check_integer("interval", interval)
         self._reasons: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:

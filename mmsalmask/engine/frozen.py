@@ -29,7 +29,10 @@ class FrozenCheckHook(Hook):
     priority = "HIGHEST"  # before a checkpoint is written
 
     def __init__(self, modules: Sequence[str] = ("backbone",)) -> None:
-        self.modules = [modules] if isinstance(modules, str) else list(modules)
+        modules = [modules] if isinstance(modules, str) else modules
+        if not isinstance(modules, Sequence) or not modules:
+            raise InputError(f"modules of FrozenCheckHook must be a list of names, got {modules!r}")
+        self.modules = list(modules)
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -13,6 +13,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmsalmask.checks import check_integer, check_share
 from mmsalmask.engine.masks import _MaskerHook
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import write_result
@@ -43,12 +44,8 @@ class NonFiniteHook(Hook):
     priority = "NORMAL"
 
     def __init__(self, limit: int = 10, interval: int = 50) -> None:
-        if limit < 0:
-            raise InputError(f"limit is a number of iterations and at least 0, got {limit}")
-        if interval < 1:
-            raise InputError(f"interval must be at least 1 iteration, got {interval}")
-        self.limit = limit
-        self.interval = interval
+        self.limit = check_integer("limit", limit, 0)
+        self.interval = check_integer("interval", interval)
 
     def before_train(self, runner) -> None:
         self._handles = [
@@ -175,13 +172,10 @@ class CollapseHook(_MaskerHook):
     def __init__(
         self, interval: int = 50, spread: float = 0.1, twins: float = 0.1, flat: float = 0.5
     ) -> None:
-        if interval < 1:
-            raise InputError(f"interval must be at least 1 iteration, got {interval}")
-        for name, value in (("spread", spread), ("twins", twins), ("flat", flat)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} lies in [0, 1], got {value}")
-        self.interval = interval
-        self.spread, self.twins, self.flat = spread, twins, flat
+        self.interval = check_integer("interval", interval)
+        self.spread = check_share("spread", spread)
+        self.twins = check_share("twins", twins)
+        self.flat = check_share("flat", flat)
 
     def before_train(self, runner) -> None:
         super().before_train(runner)

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+from mmsalmask.checks import check_integer, check_part
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import (
     CentreCrops,
@@ -41,8 +42,9 @@ class KNNHook(Hook):
         batch_size, num_workers: of each process.
 
     Raises:
-        InputError: before training, for a model without backbone and for datasets that cannot be
-            read, have other classes than each other, or fewer images than neighbours.
+        InputError: for settings that are none; before training, for a model without backbone and
+            for datasets that cannot be read, have other classes than each other, or fewer images
+            than neighbours.
     """
 
     priority = "LOW"
@@ -57,14 +59,16 @@ class KNNHook(Hook):
         batch_size: int = 100,
         num_workers: int = 2,
     ) -> None:
-        if interval < 1:
-            raise InputError(f"interval must be at least 1 epoch, got {interval}")
         crops = [CentreCrops(size)]
-        self.datasets = [{**side, "pipeline": crops, "test_mode": True} for side in (train, test)]
-        self.interval = interval
-        self.metric = metric or dict(type="mmsalmask.KNNMetric")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.datasets = [
+            {**check_part(f"{name} of KNNHook", side), "pipeline": crops, "test_mode": True}
+            for name, side in (("train", train), ("test", test))
+        ]
+        self.interval = check_integer("interval", interval)
+        metric = dict(type="mmsalmask.KNNMetric") if metric is None else metric
+        self.metric = METRICS.build(check_part("metric of KNNHook", metric))
+        self.batch_size = check_integer("batch_size", batch_size)
+        self.num_workers = check_integer("num_workers", num_workers, 0)
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -76,8 +80,7 @@ class KNNHook(Hook):
         self._backbone, self._view = model.backbone, EncoderView(runner.cfg)
         self._sets = [DATASETS.build(side) for side in self.datasets]
         count_classes(*self._sets)
-        self._metric = METRICS.build(self.metric)
-        check_neighbours(self._metric.k, len(self._sets[0]))
+        check_neighbours(self.metric.k, len(self._sets[0]))
 
     def after_train_epoch(self, runner) -> None:
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
@@ -100,5 +103,5 @@ class KNNHook(Hook):
             generator=torch.Generator(),
         )
         features, labels = extract_features(self._backbone, loader, device, self._view)
-        self._metric.add(features, labels, own < len(self._sets[0]))
-        return self._metric.evaluate(len(images))
+        self.metric.add(features, labels, own < len(self._sets[0]))
+        return self.metric.evaluate(len(images))

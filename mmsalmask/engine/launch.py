@@ -81,7 +81,7 @@ def set_resume(config: Config, resume: str) -> None:
             "good one"
         )
     config.resume, config.load_from = True, str(resume)
-    seed = load_checkpoint(resume).get("meta", {}).get("seed")
+    seed = load_checkpoint(resume, lazy=True).get("meta", {}).get("seed")
     if seed is not None:
         config.setdefault("randomness", {})
         if config.randomness.get("seed") not in (None, seed):
@@ -189,7 +189,7 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
         if modules:
             check_start(modules, start, file)
     if config.get("load_from"):
-        state = load_checkpoint(config.load_from)
+        state = load_checkpoint(config.load_from, lazy=True)
         warn_if_filter_differs(state, config.load_from, filtered)
         check_matches(model, state.get("state_dict", state), config.load_from)
     cache = cache_of(model)

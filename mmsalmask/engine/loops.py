@@ -9,6 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmsalmask.engine.draws import DrawSampler, seeded_loader
 from mmsalmask.engine.randomness import kept_random_state
+from mmsalmask.engine.rehearsal import rehearse
 from mmsalmask.engine.stopping import StopSignals
 from mmsalmask.errors import InputError
 
@@ -43,11 +44,13 @@ class _Loop:
         """Train, from where the runner has resumed to the end or to a signal.
 
         Raises:
+            InputError: the rehearsal before it failed, see :func:`rehearse`.
             Stopped: after a signal, when everything is saved.
         """
         with StopSignals() as self.signals:
             self.runner.register_hook(_StopValidation(self.signals), priority="LOWEST")
             try:
+                rehearse(self.runner)
                 return self._train()
             finally:
                 # A loader's workers live until its iterator dies, which a traceback would keep.

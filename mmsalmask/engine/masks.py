@@ -7,6 +7,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
+from mmsalmask.checks import check_integer
 from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.masking import MaskedViews, mask_ratios
 from mmsalmask.registry import HOOKS
@@ -58,7 +59,7 @@ class TrainingStatisticsHook(_MaskerHook):
     priority = "NORMAL"  # before the LoggerHook, which is BELOW_NORMAL
 
     def __init__(self, interval: int = 50) -> None:
-        self.interval = interval
+        self.interval = check_integer("interval", interval)
 
     def wants(self, runner, batch_idx: int) -> bool:
         return self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
@@ -108,8 +109,8 @@ class MaskGalleryHook(_MaskerHook):
     priority = "LOW"
 
     def __init__(self, interval: int = 10, images: int = 6) -> None:
-        self.interval = interval
-        self.images = images
+        self.interval = check_integer("interval", interval)
+        self.images = check_integer("images", images)
 
     def wants(self, runner, batch_idx: int) -> bool:
         return is_main_process() and batch_idx == 0 and runner.epoch % self.interval == 0

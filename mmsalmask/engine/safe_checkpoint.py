@@ -14,7 +14,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
-from mmsalmask.errors import NotWritten
+from mmsalmask.checks import check_flag, check_integer
+from mmsalmask.errors import InputError, NotWritten
 from mmsalmask.registry import HOOKS
 
 # A zip archive ends with the length of its comment, in two bytes, and the comment.
@@ -160,6 +161,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     Takes ``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best`` and the other arguments of
     ``CheckpointHook``, except those that choose a file backend: files are local.
+
+    Raises:
+        InputError: for an ``interval`` or ``max_keep_ckpts`` below 1 that is not −1 (no checkpoint
+            but the last; no limit), and other settings that are none.
     """
 
     def __init__(
@@ -175,19 +180,35 @@ class SafeCheckpointHook(CheckpointHook):
         rule: str | list[str] | None = None,
         save_begin: int = 0,
     ) -> None:
-        super().__init__(
-            interval=interval,
-            by_epoch=by_epoch,
-            save_optimizer=save_optimizer,
-            save_param_scheduler=save_param_scheduler,
-            out_dir=out_dir,
-            max_keep_ckpts=max_keep_ckpts,
-            save_last=save_last,
-            save_best=save_best,
-            rule=rule,
-            save_begin=save_begin,
-            backend_args=dict(backend="atomic"),
-        )
+        for name, count in (("interval", interval), ("max_keep_ckpts", max_keep_ckpts)):
+            if count != -1:
+                check_integer(name, count)
+        for name, flag in (
+            ("by_epoch", by_epoch),
+            ("save_optimizer", save_optimizer),
+            ("save_param_scheduler", save_param_scheduler),
+            ("save_last", save_last),
+        ):
+            check_flag(name, flag)
+        check_integer("save_begin", save_begin, 0)
+        if out_dir is not None and not isinstance(out_dir, str | Path):
+            raise InputError(f"out_dir must be the path of a folder, got {out_dir!r}")
+        try:
+            super().__init__(
+                interval=interval,
+                by_epoch=by_epoch,
+                save_optimizer=save_optimizer,
+                save_param_scheduler=save_param_scheduler,
+                out_dir=out_dir,
+                max_keep_ckpts=max_keep_ckpts,
+                save_last=save_last,
+                save_best=save_best,
+                rule=rule,
+                save_begin=save_begin,
+                backend_args=dict(backend="atomic"),
+            )
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"checkpoint hook: {error.args[0]}") from error
 
     def before_train(self, runner) -> None:
         super().before_train(runner)

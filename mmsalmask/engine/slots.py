@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from mmsalmask.checks import check_integer
 from mmsalmask.engine.gallery import Column, draw_columns, to_photos
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
@@ -29,8 +30,8 @@ class SlotGalleryHook(Hook):
     priority = "LOW"
 
     def __init__(self, interval: int = 10, images: int = 6) -> None:
-        self.interval = interval
-        self.images = images
+        self.interval = check_integer("interval", interval)
+        self.images = check_integer("images", images)
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

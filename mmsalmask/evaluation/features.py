@@ -26,6 +26,7 @@ from mmsalmask.checkpoint import (
     typed_parts,
     warn_if_filter_differs,
 )
+from mmsalmask.checks import check_integer
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, PerClassSplit, read_image
 from mmsalmask.errors import InputError
@@ -40,9 +41,7 @@ class CentreCrops:
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise InputError(f"the size of the crop is {size}; give a positive number of pixels")
-        self.size = size
+        self.size = check_integer("size", size)
 
     def __call__(self, results: dict) -> tuple[Tensor, int]:
         image = Image.fromarray(read_image(results["img_path"])[..., ::-1])

@@ -8,6 +8,7 @@ from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmsalmask.checks import is_integer, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
 from mmsalmask.models.distributed import gather_rows
@@ -112,10 +113,7 @@ def _check(
             f"{len(bank)} bank features need as many labels, not {tuple(bank_labels.shape)}."
         )
     check_neighbours(ks, len(bank))
-    if not temperature > 0:
-        raise InputError(f"The kNN temperature is {temperature}; give a positive one.")
-    if chunk < 1:
-        raise InputError(f"The kNN chunk is {chunk} queries; give at least 1.")
+    _check_scale(temperature, chunk)
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise InputError(
             f"Bank labels run from {int(bank_labels.min())} to {int(bank_labels.max())}, which "
@@ -125,6 +123,13 @@ def _check(
         raise InputError(
             "Some features are not finite numbers; look for a diverged run behind this checkpoint."
         )
+
+
+def _check_scale(temperature: float, chunk: int) -> None:
+    if not is_number(temperature, 0) or temperature == 0:
+        raise InputError(f"The kNN temperature is {temperature!r}; give a positive one.")
+    if not is_integer(chunk, 1):
+        raise InputError(f"The kNN chunk is {chunk!r} queries; give at least 1.")
 
 
 @METRICS.register_module()
@@ -143,7 +148,8 @@ class KNNMetric(BaseMetric):
         collect_device, prefix: As in mmengine.
 
     Raises:
-        InputError: On evaluation, for what :func:`knn_classify_each` refuses, and no queries.
+        InputError: For settings that are none; on evaluation, for what :func:`knn_classify_each`
+            refuses, and no queries.
     """
 
     default_prefix = ""  # the names say it
@@ -157,7 +163,12 @@ class KNNMetric(BaseMetric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.k = (k,) if isinstance(k, int) else tuple(k)
+        ks = (k,) if isinstance(k, int) else k
+        several = isinstance(ks, Sequence) and not isinstance(ks, str) and len(ks) > 0
+        if not several or not all(is_integer(one, 1) for one in ks):
+            raise InputError(f"k must be a number of neighbours, or a list of them, got {k!r}")
+        _check_scale(temperature, chunk)
+        self.k = tuple(ks)
         self.temperature = temperature
         self.chunk = chunk
 

@@ -54,6 +54,11 @@ def check_scales(temperature: float, penalty: float) -> None:
         raise InputError(f"temperature must be positive, got {temperature!r}")
     if not is_number(penalty):
         raise InputError(f"penalty must be a finite number, got {penalty!r}")
+    if not is_number(max(1, abs(penalty)) / temperature):
+        raise InputError(
+            f"a temperature of {temperature!r} with a penalty of {penalty!r} makes similarities "
+            "that are infinite in float32: give a larger temperature or a smaller penalty"
+        )
 
 
 def info_nce(

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mmsalmask.checks import is_number
-from mmsalmask.errors import InputError
+from mmsalmask.checks import check_share
 from mmsalmask.masking.fills import mean_fill
 from mmsalmask.masking.strategies import Role, Strategy, refuse_other_shapes
 
@@ -33,8 +32,7 @@ class FeatheredMean(Strategy):
     channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if not is_number(self.ramp, 0, 1):
-            raise InputError(f"ramp is a share of the view's side in [0, 1], got {self.ramp!r}")
+        check_share("ramp", self.ramp)
         refuse_other_shapes(self)
 
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:

@@ -5,18 +5,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mmsalmask.checks import is_number
+from mmsalmask.checks import is_integer, is_number
 from mmsalmask.errors import InputError
 
 
 def check_kernel(kernel_size: int, sigma: float) -> None:
-    """Refuse a kernel that is not odd and positive, or a σ that is not positive.
+    """Refuse a kernel that is not odd or blurs nothing, or a σ that is not positive.
 
     Raises:
         InputError: with the offending value.
     """
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"kernel_size must be a positive odd integer, got {kernel_size!r}")
+    if not is_integer(kernel_size, 3) or kernel_size % 2 == 0:
+        raise InputError(f"kernel_size must be an odd integer of at least 3, got {kernel_size!r}")
     if not is_number(sigma, 0) or sigma == 0:
         raise InputError(f"sigma must be positive, got {sigma!r}")
 

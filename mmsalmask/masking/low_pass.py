@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mmsalmask.checks import check_integer
 from mmsalmask.errors import InputError
 from mmsalmask.masking.strategies import Role, Strategy, refuse_other_shapes
 
@@ -30,8 +31,7 @@ class LowPass(Strategy):
     channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        if type(self.cells) is not int or self.cells < 1:
-            raise InputError(f"cells is a number of averages per side, got {self.cells!r}")
+        check_integer("cells", self.cells)
         refuse_other_shapes(self)
 
     def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:

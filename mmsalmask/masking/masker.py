@@ -1,5 +1,6 @@
 """The masker: saliency → foreground → patches → fill, for a batch of view pairs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from mmsalmask.checks import check_sides, is_number
+from mmsalmask.checks import check_sides, is_integer, is_number, is_pair
 from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
     balanced_patches,
@@ -73,8 +74,9 @@ class SaliencyMasker(nn.Module):
             ``foreground`` and ``background`` draw the share r of that side only.
 
     Raises:
-        InputError: for ratios outside [0, 1] or reversed, an unknown choice, a choice that needs
-            a localizer where there is none, or a cache that is coarser than the grid.
+        InputError: for a strategy that is none, ratios outside [0, 1] or reversed, an offset that
+            no patch could reach, an unknown choice, a choice that needs a localizer where there is
+            none, or a cache that is coarser than the grid.
     """
 
     def __init__(
@@ -115,9 +117,20 @@ class SaliencyMasker(nn.Module):
                 "patches must be 'balanced', 'random', 'foreground' or 'background', "
                 f"got {self.patches!r}"
             )
-        if not is_number(self.offset):
-            raise InputError(f"offset is a number of standard deviations, got {self.offset!r}")
-        if not isinstance(self.hard_negatives, int) or self.hard_negatives < 0:
+        if not (hasattr(self.strategy, "see") and hasattr(self.strategy, "fill")):
+            raise InputError(
+                "strategy must be a HighPassNoise, a StrongBlur, a MeanFill or one of their kind, "
+                f"got {self.strategy!r}"
+            )
+        # None of n values lies further than √(n − 1) standard deviations from their mean.
+        reach = math.sqrt(math.prod(self.grid))
+        if not is_number(self.offset, -reach, reach):
+            raise InputError(
+                "offset is a number of standard deviations, for this grid from "
+                f"{-reach:.3g} to {reach:.3g}: beyond, all patches or none are foreground; got "
+                f"{self.offset!r}"
+            )
+        if not is_integer(self.hard_negatives, 0):
             raise InputError(
                 f"hard_negatives is a number of views per image, got {self.hard_negatives!r}"
             )
@@ -292,7 +305,7 @@ def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_range(name: str, ratio: tuple[float, float]) -> tuple[float, float]:
-    pair = isinstance(ratio, (tuple, list)) and len(ratio) == 2
+    pair = is_pair(ratio)
     if not pair or not all(is_number(end, 0, 1) for end in ratio) or ratio[0] > ratio[1]:
         raise InputError(
             f"{name} must be a range (low, high) with 0 <= low <= high <= 1, got {ratio!r}"

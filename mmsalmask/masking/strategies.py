@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from mmsalmask.checks import is_number
+from mmsalmask.checks import check_share, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import check_kernel, high_pass
@@ -50,16 +50,11 @@ def refuse_other_shapes(strategy: Strategy) -> None:
     Raises:
         InputError: for a strategy with focal or channel-wise masks.
     """
-    if strategy.focal_prob or strategy.channel_prob:
+    if strategy.focal_prob != 0 or strategy.channel_prob != 0:
         raise InputError(
             f"{type(strategy).__name__} masks patches that all channels share; focal and "
             "channel-wise masks (focal_prob, channel_prob) go with HighPassNoise"
         )
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not is_number(value, 0, 1):
-        raise InputError(f"{name} must lie in [0, 1], got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,8 @@ class HighPassNoise(Strategy):
 
     def __post_init__(self) -> None:
         check_kernel(self.kernel_size, self.sigma)
-        _check_probability("focal_prob", self.focal_prob)
-        _check_probability("channel_prob", self.channel_prob)
+        check_share("focal_prob", self.focal_prob)
+        check_share("channel_prob", self.channel_prob)
         if not (is_number(self.query_std, 0) and is_number(self.hard_negative_std, 0)):
             raise InputError(
                 "query_std and hard_negative_std are numbers that must not be negative, got "

@@ -12,6 +12,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
 from mmsalmask.models.moco import MaskedMoCo, _embed
@@ -64,14 +65,14 @@ class ADIOS(BaseSelfSupervisor):
                 "ADIOS learns where to mask, a masker (with its frozen localizer) would mask the "
                 "views before it sees them: remove model.data_preprocessor.masker"
             )
-        if not penalty_weight >= 0:
+        if not is_number(penalty_weight, 0):
             raise InputError(
-                f"penalty_weight must not be negative, got {penalty_weight!r}: the mask net would "
-                "be rewarded for slots that cover nothing or everything"
+                f"penalty_weight must be a number that is not negative, got {penalty_weight!r}: "
+                "else the mask net would be rewarded for slots that cover nothing or everything"
             )
         self.penalty_weight = penalty_weight
-        self.single_slot = single_slot
-        self.mask_net = MODELS.build(mask_net)
+        self.single_slot = check_flag("single_slot", single_slot)
+        self.mask_net = MODELS.build(check_part("model.mask_net", mask_net))
 
     def _start_batch(self) -> None:
         """Before both phases."""
@@ -133,6 +134,17 @@ class ADIOS(BaseSelfSupervisor):
         return torch.stack(
             [self._contrast(view * (1 - mask[:, None]), clean) for mask in masks.unbind(1)]
         ).sum()
+
+    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+        """What the encoder would minimise on a batch, outside of the two phases.
+
+        Args:
+            inputs: the view to mask and the clean one, (N, 3, H, W).
+            data_samples: not used.
+        """
+        view, clean_view = _two_views(inputs)
+        masks = self.mask_net(view)
+        return {"loss": self._contrast_slots(view, masks, self._encode_clean(clean_view))}
 
     @contextmanager
     def _frozen_encoder(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch import nn
 
 from mmsalmask.checkpoint import backbone_state, check_matches, load_checkpoint
+from mmsalmask.checks import check_part
+from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import (
     BackboneSaliency,
@@ -41,6 +43,12 @@ def backbone_saliency(
     Raises:
         InputError: when there is no such checkpoint, or it does not fit the backbone exactly.
     """
+    if not isinstance(checkpoint, str):
+        raise InputError(
+            "BackboneSaliency looks through trained weights: give its checkpoint, a file, an "
+            f"address or torchvision://<model>, not {checkpoint!r}"
+        )
+    backbone = check_part("backbone of BackboneSaliency", backbone)
     net = MMPRETRAIN_MODELS.build(dict(backbone, _scope_="mmpretrain"))
     state = backbone_state(load_checkpoint(checkpoint))
     check_matches(net, state, checkpoint)
@@ -61,7 +69,8 @@ def cached_saliency(cache: str, localizer: dict[str, Any] | None = None) -> Cach
     """
     saliency = open_cache(cache)
     if localizer is not None:
-        saliency.check_localizer(localizer_identity(localizer, MODELS.build(localizer)))
+        built = MODELS.build(check_part("localizer", localizer))
+        saliency.check_localizer(localizer_identity(localizer, built))
     return saliency
 
 

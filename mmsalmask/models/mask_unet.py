@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmsalmask.checks import check_integer, check_sides, is_integer
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 
@@ -46,11 +47,13 @@ class MaskUNet(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if slots < 2:
-            raise InputError(f"slots={slots}: a lone slot covers everything, give at least two")
-        if channels < 1 or channels % _GROUPS:
-            raise InputError(f"channels must be a multiple of {_GROUPS}, got {channels}")
+        self.size = check_sides("size", size, 1)
+        if not is_integer(slots, 2):
+            raise InputError(f"slots={slots!r}: a lone slot covers everything, give at least two")
+        if not is_integer(channels, 1) or channels % _GROUPS:
+            raise InputError(f"channels must be a multiple of {_GROUPS}, got {channels!r}")
+        if blocks is not None:
+            check_integer("blocks", blocks)
         blocks = max(min(self.size).bit_length() - 2, 0) if blocks is None else blocks
         coarsest = [side >> max(blocks - 1, 0) for side in self.size]
         if blocks < 1 or min(coarsest) < 1:

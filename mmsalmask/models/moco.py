@@ -8,8 +8,10 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mmsalmask.checks import check_integer, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.models.distributed import gather, shuffle_batch, unshuffle_batch
+from mmsalmask.models.encoder import check_encoder
 from mmsalmask.registry import MODELS
 
 
@@ -36,7 +38,8 @@ class MaskedMoCo(BaseSelfSupervisor):
         init_cfg: as in mmengine.
 
     Raises:
-        InputError: for a queue shorter than one, or a momentum outside [0, 1].
+        InputError: for a queue or a dimension shorter than one, a momentum outside [0, 1], or a
+            part of the encoder that is missing.
     """
 
     takes_hard_negatives = True  # configs that make them for other algorithms are refused
@@ -52,6 +55,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        check_encoder(backbone, neck, head)
         super().__init__(
             backbone=backbone,
             neck=neck,
@@ -59,9 +63,9 @@ class MaskedMoCo(BaseSelfSupervisor):
             data_preprocessor=data_preprocessor or dict(type="mmsalmask.MaskingDataPreprocessor"),
             init_cfg=init_cfg,
         )
-        if queue_len < 1:
-            raise InputError(f"queue_len must be at least 1, got {queue_len!r}")
-        if not 0 <= momentum <= 1:
+        check_integer("queue_len", queue_len)
+        check_integer("feat_dim", feat_dim)
+        if not is_number(momentum, 0, 1):
             raise InputError(
                 f"momentum is the share of the momentum encoder that stays, in [0, 1] "
                 f"(0.999 in MoCo v2), got {momentum!r}"

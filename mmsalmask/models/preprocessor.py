@@ -1,12 +1,16 @@
 """The device side of the data: augment, normalise, mask, hand on the views."""
 
+import math
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmpretrain.models import SelfSupDataPreprocessor
 from torch import Tensor
 
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
+from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking import (
     FeatheredMean,
@@ -34,10 +38,10 @@ for _part in (
 
 def build_masker(config: dict) -> SaliencyMasker:
     """The masker that a config describes, with its strategy and its localizer built."""
-    config = dict(config)
+    config = dict(check_part("masker", config))
     for part in ("strategy", "localizer"):
         if config.get(part) is not None:
-            config[part] = MODELS.build(config[part])
+            config[part] = MODELS.build(check_part(f"masker.{part}", config[part]))
     return MODELS.build(config)
 
 
@@ -52,9 +56,21 @@ def normalisation(
     }
 
 
+def _check_normalisation(mean: Any, std: Any) -> None:
+    if mean is None and std is None:
+        return
+    for name, values, low in (("mean", mean, -math.inf), ("std", std, sys.float_info.min)):
+        several = isinstance(values, Sequence) and not isinstance(values, str)
+        if not several or len(values) != 3 or not all(is_number(v, low) for v in values):
+            raise InputError(
+                "mean and std must be three numbers each, those of std positive, or be left out "
+                f"both; {name} is {values!r}"
+            )
+
+
 def _with_cache(masker: dict | None, cache: str) -> dict:
     """The masker with the cache in its localizer's place."""
-    if masker is None or masker.get("localizer") is None:
+    if masker is None or check_part("masker", masker).get("localizer") is None:
         raise InputError(
             f"saliency_cache={cache!r} stands in for a localizer, but the config's masker has "
             "none: leave it away, or take a config that masks by saliency"
@@ -70,10 +86,10 @@ def _by_view(image: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> tupl
 
 def build_augmentation(config: dict) -> DeviceAugmentation:
     """The augmentation that a config describes, with its views built."""
-    config = dict(config)
+    config = dict(check_part("augment", config))
     for part in ("view", "key"):
         if config.get(part) is not None:
-            config[part] = MODELS.build(config[part])
+            config[part] = MODELS.build(check_part(f"augment.{part}", config[part]))
     return MODELS.build(config)
 
 
@@ -109,6 +125,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         non_blocking: bool = True,
         saliency_cache: str | None = None,
     ) -> None:
+        _check_normalisation(mean, std)
+        check_flag("to_rgb", to_rgb)
+        check_flag("non_blocking", non_blocking)
         super().__init__(mean=mean, std=std, to_rgb=to_rgb, non_blocking=non_blocking)
         if saliency_cache is not None:
             masker = _with_cache(masker, saliency_cache)

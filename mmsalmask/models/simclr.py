@@ -7,6 +7,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor
 
 from mmsalmask.models.distributed import gather_with_gradient
+from mmsalmask.models.encoder import check_encoder
 from mmsalmask.registry import MODELS
 
 
@@ -44,6 +45,7 @@ class MaskedSimCLR(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        check_encoder(backbone, neck, head)
         super().__init__(
             backbone=backbone,
             neck=neck,

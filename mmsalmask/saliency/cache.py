@@ -231,6 +231,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it is no cache that this version reads.
     """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"a saliency cache is the path of a file, got {path!r}")
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(

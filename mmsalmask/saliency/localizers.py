@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmsalmask.checks import check_sides
+from mmsalmask.checks import check_flag, check_integer, check_sides, is_integer
 from mmsalmask.errors import InputError
 
 
@@ -51,11 +51,12 @@ class BackboneSaliency(nn.Module):
         dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
-        if size is not None and size < 1:
+        if size is not None and not is_integer(size, 1):
             raise InputError(f"size is the longer side in pixels, at least 1, got {size!r}")
         if dtype not in (None, "float32", "float16", "bfloat16"):
             raise InputError(f"dtype must be 'float32', 'float16' or 'bfloat16', got {dtype!r}")
         self.size = size
+        channels_last = check_flag("channels_last", channels_last)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.dtype = dtype
         self.backbone = backbone.to(memory_format=self.memory_format)
@@ -217,9 +218,7 @@ class SpectralResidualSaliency(nn.Module):
 
     def __init__(self, map_size: int = 64) -> None:
         super().__init__()
-        if type(map_size) is not int or map_size < 5:
-            raise InputError(f"map_size must be an integer of at least 5, got {map_size!r}")
-        self.map_size = map_size
+        self.map_size = check_integer("map_size", map_size, 5)
 
     def forward(self, images: Tensor) -> Tensor:
         """Saliency (N, h, w) float32 of images (N, 3, H, W); h = w = ``map_size``."""

@@ -34,7 +34,7 @@ def as_image(batch: torch.Tensor) -> np.ndarray:
 @given(
     height=st.integers(8, 40),
     width=st.integers(8, 40),
-    kernel_size=st.sampled_from([1, 3, 7, 11, 15]),
+    kernel_size=st.sampled_from([3, 7, 11, 15]),
     sigma=st.floats(0.4, 12),
     dtype=st.sampled_from([np.uint8, np.float32, np.float64]),
     seed=st.integers(0, 2**16),

@@ -185,9 +185,9 @@ def test_a_file_repaired_meanwhile_is_still_reported(tmp_path):
 
 
 def test_senseless_settings_are_refused():
-    with pytest.raises(InputError, match=r"limit is a share .* got 1\.5"):
+    with pytest.raises(InputError, match=r"limit, a share .* got 1\.5"):
         BrokenImagesHook(limit=1.5)
-    with pytest.raises(InputError, match="interval must be at least 1"):
+    with pytest.raises(InputError, match="interval must be an integer of at least 1"):
         BrokenImagesHook(interval=0)
 
 

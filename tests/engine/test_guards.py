@@ -1,13 +1,13 @@
 """What is not finite stays out of the weights and is reported; collapse is told."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
+from running import train_and_close
 
 from mmsalmask.engine import ExactRunner
 from mmsalmask.engine.guards import CollapseHook, NonFiniteHook, share_of_twins, spread
@@ -64,12 +64,7 @@ def run(work, model, iterations=8, **options):
         experiment_name=f"guards_{np.random.default_rng().integers(2**40)}",
         default_scope="mmengine",
     )
-    try:
-        runner.train()
-    finally:
-        for handler in logging.getLogger("mmengine").handlers:
-            handler.close()
-        logging.getLogger("mmengine").handlers.clear()
+    train_and_close(runner)
     return model
 
 

@@ -187,7 +187,7 @@ def test_what_cannot_work_is_told_before_training(tmp_path, shapes):
     for name, options, sentence in (
         ("k", dict(metric=dict(type="mmsalmask.KNNMetric")), r"k = 200 .* from a bank of 24"),
         ("label", dict(test=unlabelled), "have no labels: set with_label=True"),
-        ("interval", dict(interval=0), "interval must be at least 1"),
+        ("interval", dict(interval=0), "interval must be an integer of at least 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             train(tmp_path / name, shapes, [hook(shapes, **options)])

@@ -157,6 +157,21 @@ def test_a_checkpoint_without_a_digest_is_checked_by_its_archive(tmp_path):
     assert "is damaged" in why_damaged(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_looking_for_a_checkpoint_reads_it_once(tmp_path):
+    content = io.BytesIO()
+    torch.save({"state_dict": {"w": torch.rand(1 << 20)}, "meta": {"seed": 3}}, content)
+    AtomicLocalBackend().put(content.getvalue(), tmp_path / "epoch_1.pth")
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = bytes_read()
+    assert resumed_from(tmp_path).randomness.seed == 3
+    size = (tmp_path / "epoch_1.pth").stat().st_size
+    assert size <= bytes_read() - before < 1.2 * size  # for its digest
+
+
 def test_resuming_where_nothing_was_saved_is_refused(tmp_path):
     cfg = config(work_dir=str(tmp_path))
     assert "there is no checkpoint in" in refusal(set_resume, cfg, "auto")

@@ -1,7 +1,6 @@
 """What a run tells about its masks: ratios and speed in the log, and pictures."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from PIL import Image
+from running import train_and_close
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -114,11 +114,8 @@ def train(work: Path, masking: dict | None, hooks: list, interval: int = 2, epoc
         default_scope="mmpretrain",
         randomness=dict(seed=1),
     )
-    runner.train()
+    train_and_close(runner)
     runner.visualizer.close()
-    for handler in logging.getLogger("mmengine").handlers:
-        handler.close()
-    logging.getLogger("mmengine").handlers.clear()
     lines = [json.loads(line) for path in work.rglob("scalars.json") for line in path.open()]
     return witness.seen, runner, lines
 

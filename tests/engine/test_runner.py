@@ -1,6 +1,5 @@
 """Runs that break off and are resumed, inside one process, against the same runs left in peace."""
 
-import logging
 import re
 
 import numpy as np
@@ -12,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from reliability import differences
+from running import train_and_close
 
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine import ExactRunner
@@ -113,12 +113,7 @@ def run(work, loop, saving, resume=None, hooks=(), accumulate=1, sampler="Defaul
         experiment_name=f"runner_{np.random.default_rng().integers(2**40)}",
         default_scope="mmengine",
     )
-    try:
-        runner.train()
-    finally:
-        for handler in logging.getLogger("mmengine").handlers:
-            handler.close()
-        logging.getLogger("mmengine").handlers.clear()
+    train_and_close(runner)
 
 
 def end(work) -> dict:

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import io
-import logging
 import os
 import resource
 import subprocess
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from running import train_and_close
 
 from mmsalmask.cli import report_errors
 from mmsalmask.engine import write_atomically
@@ -101,12 +101,7 @@ def build(work, epochs, numbers=4, scores=(), resume=None, hooks=(), **options) 
 
 def train(*arguments, **options) -> Runner:
     runner = build(*arguments, **options)
-    try:
-        runner.train()
-    finally:
-        for handler in logging.getLogger("mmengine").handlers:
-            handler.close()
-        logging.getLogger("mmengine").handlers.clear()
+    train_and_close(runner)
     return runner
 
 

@@ -181,7 +181,7 @@ def test_a_step_lowers_the_loss_of_the_same_batch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(queue_len=0), "queue_len must be at least 1"),
+        (dict(queue_len=0), "queue_len must be an integer of at least 1"),
         (dict(momentum=99), "stays, in \\[0, 1\\]"),
     ],
 )

@@ -271,7 +271,7 @@ def test_training_masks_by_the_cached_maps_of_the_very_crops(place, monkeypatch)
     dataset = ImageFolder(str(place / "images"))
     settings = runner.cfg.model.data_preprocessor
     mean, std = np.array(settings.mean), np.array(settings.std)
-    assert len(seen) == IMAGES // 4
+    assert len(seen) == 1 + IMAGES // 4  # with the rehearsal
     mirrored = set()
     for views, crops, masked in seen:
         maps = (masked.query_saliency, masked.key_saliency)
@@ -362,7 +362,7 @@ def test_a_cache_serves_a_part_of_its_images(place):
         with_kwargs=True,
     )
     runner.train()
-    assert positions == [[3, 9, 20, 21]]
+    assert positions == [[9, 21], [3, 9, 20, 21]]  # the rehearsal, then the batch
 
 
 def test_a_cache_of_other_images_is_refused_before_training(place, tmp_path):
