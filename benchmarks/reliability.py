@@ -673,7 +673,7 @@ def train_in(dtype: str, steps: int, folder: Path) -> dict:
     data, work = folder / "data", folder / dtype
     draw_demo_set(data)
     config = load_config(str(_DEMO), {"data_root": str(data)})
-    images = len(ImageFolder(config.train_dataloader.dataset.data_root))
+    images = len(ImageFolder(str(data / "train")))
     epochs = math.ceil(steps / (images // config.train_dataloader.batch_size))
     guard = [hook.type for hook in config.custom_hooks].index("mmsalmask.NonFiniteHook")
     options = [f"data_root={data}", f"train_cfg.max_epochs={epochs}"]
