@@ -205,7 +205,8 @@ def batch(options: argparse.Namespace, seed: int) -> list[torch.Tensor]:
 def measure(options: argparse.Namespace) -> dict[str, dict]:
     """Seconds, ratio, images/s and shares of the parts of each method's step."""
     console = Console(stderr=True)
-    wanted = {k: v for k, v in methods().items() if options.only in (None, k) or k == "plain"}
+    chosen = ["plain", *(options.only or methods())]
+    wanted = {name: parts for name, parts in methods().items() if name in chosen}
     built = {}
     for name, (recipe, localizer, hard) in wanted.items():
         torch.manual_seed(0)
@@ -341,12 +342,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plain-step", action="store_true", help="as with fast_step=False")
     parser.add_argument("--memory", action="store_true", help="peak memory on a CPU, too")
-    parser.add_argument("--only", metavar="METHOD", help="beside plain MoCo v2, this one alone")
+    parser.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="beside plain MoCo v2, these alone"
+    )
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--chart", help="draw them here, as a PNG")
     options = parser.parse_args()
-    for name in (options.only, options.peak):
+    for name in (*(options.only or ()), options.peak):
         if name is not None and name not in methods():
             parser.error(f"there is no method {name!r}, only: {'; '.join(methods())}")
     return options
