@@ -374,12 +374,12 @@ def draw_curves(results: dict, picture: Path) -> None:
                 style = "-" if number < len(colours) else "--"
                 colour = colours[number % len(colours)]
                 axis.plot(*points.mean(0).T, style, color=colour, label=name, lw=1.4)
-    for runs in (results.get(UNTRAINED, {}),):
-        for run in runs.values():
-            axes[1].axhline(run["top1"], color="0.7", lw=1, ls=":", label=UNTRAINED)
+    for run in list(results.get(UNTRAINED, {}).values())[:1]:
+        axes[1].axhline(run["top1"], color="0.7", lw=1, ls=":", label=UNTRAINED)
     axes[0].set(title="loss (not comparable between methods)", xlabel="epoch")
     axes[1].set(title="kNN top-1 on test photos, %", xlabel="epoch")
-    axes[1].legend(fontsize=8, frameon=False, loc="lower right")
+    handles = axes[1].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, frameon=False, loc="outside right upper")
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
