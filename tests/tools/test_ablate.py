@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,52 @@ def test_an_interrupted_plan_goes_on_where_it_stopped(place):
         run(place, "--cfg-options", "model.queue_len=12")
 
 
+def test_a_row_can_change_its_config_be_followed_and_be_classified_linearly(place, tmp_path):
+    rows = [
+        {"name": "short queue", "settings": {"model": {"queue_len": 5}}},
+        {"name": "plan's own"},
+    ]
+    shared = {"model": {"queue_len": 7, "feat_dim": 6, "neck": {"out_channels": 6}}}
+    plan = {**PLAN, "config": str(place / "tiny.py"), "settings": shared, "rows": rows}
+    ablate.main(
+        [
+            str(write(tmp_path, plan)),
+            *("--data", str(place / "photos"), "--test", str(place / "photos")),
+            *(
+                "--size",
+                "32",
+                "-k",
+                "3",
+                "--linear",
+                "--curve",
+                "1",
+                "--out",
+                str(tmp_path / "out"),
+            ),
+        ]
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    for name, queue in (("short queue", 5), ("plan's own", 7)):
+        run_ = results[name]["0"]
+        state = load_checkpoint(run_["checkpoint"])["state_dict"]
+        assert sorted(state["queue"].shape) == sorted((6, queue))
+        assert run_["commit"]
+        assert run_["seed"] == 0
+        assert [epoch for epoch, _ in run_["curves"]["loss"]] == [1, 2]
+        assert [epoch for epoch, _ in run_["curves"]["knn_top1"]] == [1, 2]
+        # The last point of the curve and the evaluation afterwards are of the same images.
+        assert run_["curves"]["knn_top1"][-1][1] == pytest.approx(run_["top1"])
+        right = np.unpackbits(np.frombuffer(bytes.fromhex(run_["right"]), np.uint8))[:12]
+        assert 100 * right.mean() == pytest.approx(run_["linear_top1"])
+    assert "linear top-1 %" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_a_curve_needs_images_to_test(place, capsys):
+    with pytest.raises(SystemExit):
+        run(place, "--curve", "1")
+    assert "--curve is a number of epochs, at least 1, and needs --test" in capsys.readouterr().err
+
+
 def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, capsys):
     rows = [*PLAN["rows"], {"name": "last", "overrides": ["model.queue_length=3"]}]
     write(place, {**PLAN, "rows": rows}).rename(place / "wrong.yml")
@@ -138,6 +185,9 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
 WRONG = {
     "is not a mapping": [],
     "the key 'row'": {"row": []},
+    "settings of row 'a' are no mapping": {
+        "rows": [{"name": "a", "config": "tiny.py", "settings": ["model"]}]
+    },
     "has no rows": {"config": "tiny.py"},
     "neither row 'a' nor the plan as a whole has a config": {"rows": [{"name": "a"}]},
     "a row has no name": {"config": "tiny.py", "rows": [{"pretrain": False}]},
