@@ -60,6 +60,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def unrehearsed(monkeypatch):
+    """The forwards that are counted here are those of one step."""
+    monkeypatch.setattr("mmsalmask.engine.loops.rehearse", lambda runner: None)
+
+
+@pytest.fixture(autouse=True)
 def unformatted(monkeypatch):
     """Formatting a config six times, for its logs and copies, would take longer than the run."""
     monkeypatch.setattr(Config, "pretty_text", property(lambda config: repr(config._cfg_dict)))
