@@ -301,7 +301,10 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
 
 
 def draw(results: dict[str, dict], title: str, path: str) -> None:
-    """A bar per method, split among the parts of its step; diamonds are the paper's ratios."""
+    """A bar per method, split among the parts of its step; diamonds are the paper's ratios.
+
+    Bars that are much longer than any of the paper's run out of the picture; their labels tell.
+    """
     names = list(results)[::-1]
     figure = Figure((9, 0.36 * len(names) + 1.5), layout="constrained")
     axes = figure.subplots()
@@ -314,8 +317,8 @@ def draw(results: dict[str, dict], title: str, path: str) -> None:
             widths.append(results[name]["ratio"] * shares.get(part, 0.0))
         axes.barh(names, widths, left=left, color=colour, label=part, height=0.7)
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    for row, name in enumerate(names):
-        axes.text(left[row] + 0.02, row, f"{results[name]['ratio']:.2f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), [f"{n}   {results[n]['ratio']:.2f}" for n in names])
+    axes.set_xlim(0, min(max(left), 2.2) * 1.02)
     told = [(results[name]["paper"], row) for row, name in enumerate(names)]
     told = [point for point in told if point[0] is not None]
     axes.scatter(*zip(*told, strict=True), marker="D", s=22, color="black", label="paper", zorder=3)

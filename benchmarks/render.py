@@ -18,7 +18,7 @@ from statistics import mean, stdev
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md")]
+DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -117,6 +117,7 @@ def pipeline() -> str:
 
 def price_list() -> str:
     data = result("pretrain_cost_cpu.json")
+    measured = any(row["peak_memory_mb"] for row in data["results"].values())
     rows = []
     for name, row in data["results"].items():
         paper, shares = row["paper"], row["shares"] or {}
@@ -127,12 +128,13 @@ def price_list() -> str:
                 f"{row['ratio']:.2f}",
                 "" if paper is None else f"{paper:.2f}",
                 f"{row['images_per_second']:.0f}",
-                "" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
+                *([f"{row['peak_memory_mb']:,.0f}"] if measured else []),
                 *(f"{shares[part]:.1%}" if shares else "" for part in ("localizer", "fill")),
                 f"{masking:.1%}" if shares else "",
             ]
         )
-    header = ["method", "step", "paper", "images/s", "peak MB", "localizer", "fill", "together"]
+    header = ["method", "step", "paper", "images/s", *(["peak MB"] if measured else [])]
+    header += ["localizer", "fill", "together"]
     return markdown(header, rows) + origin(data)
 
 
