@@ -28,7 +28,7 @@ train_dataloader = dict(
                 _base_.device_pipeline[1],
             ])))
 optim_wrapper = dict(optimizer=dict(lr=0.06))
-train_cfg = dict(max_epochs=18)
+train_cfg = dict(max_epochs=24)
 
 # The labels of the drawn pictures serve this figure alone.
 labelled = dict(type='mmsalmask.ImageFolder', with_label=True)
