@@ -7,6 +7,7 @@ Needs no data, no labels in training and no GPU. Everything it makes lies in one
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,9 @@ CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
 def call(script: str, *words: str | Path) -> None:
     """Run another tool where its output can be watched; stop where it stops."""
     command = [sys.executable, str(ROOT / "tools" / script), *map(str, words)]
-    if status := subprocess.run(command).returncode:
+    # The net is so small that a second thread costs more than it gives.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if status := subprocess.run(command, env=environment).returncode:
         raise InputError(f"tools/{script} ended with status {status}; see its output above")
 
 
