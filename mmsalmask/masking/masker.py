@@ -117,7 +117,7 @@ class SaliencyMasker(nn.Module):
                 "patches must be 'balanced', 'random', 'foreground' or 'background', "
                 f"got {self.patches!r}"
             )
-        if not (hasattr(self.strategy, "see") and hasattr(self.strategy, "fill")):
+        if not isinstance(self.strategy, Strategy):
             raise InputError(
                 "strategy must be a HighPassNoise, a StrongBlur, a MeanFill or one of their kind, "
                 f"got {self.strategy!r}"
