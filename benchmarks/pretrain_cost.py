@@ -16,7 +16,7 @@ of a saliency cache.
 """
 
 import argparse
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -273,7 +273,9 @@ def _print_peak(options: argparse.Namespace) -> None:
     method = Method(options, *methods()[options.peak])
     for seed in range(2):
         method.step(batch(options, seed))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # getrusage would answer with the peak of the process that started this one, if that is higher.
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024)
 
 
 # ---------------------------------------------------------------------------------------- showing
@@ -344,7 +346,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plain-step", action="store_true", help="as with fast_step=False")
-    parser.add_argument("--memory", action="store_true", help="peak memory on a CPU, too")
+    parser.add_argument("--memory", action="store_true", help="peak memory on a CPU, too (Linux)")
     parser.add_argument(
         "--only", nargs="+", metavar="METHOD", help="beside plain MoCo v2, these alone"
     )

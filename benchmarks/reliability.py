@@ -4,7 +4,7 @@
     python benchmarks/reliability.py processes
     python benchmarks/reliability.py files
     python benchmarks/reliability.py endurance [--minutes 60]
-    python benchmarks/reliability.py precision --dtype bfloat16 [--steps 2000]
+    python benchmarks/reliability.py precision --dtype bfloat16 [--steps 2000] [--batch 8]
 
 Each part writes its figures into benchmarks/results/reliability.json, beside those of the other.
 
@@ -664,27 +664,34 @@ def _resident(process: int) -> float:
 # --------------------------------------------------------------------------------------------------
 
 
-def train_in(dtype: str, steps: int, folder: Path) -> dict:
+def train_in(dtype: str, steps: int, batch: int | None, folder: Path) -> dict:
     """Train the demo config under autocast for at least so many steps, to the end of an epoch.
+
+    ``batch`` makes the config's own smaller, for CPUs that only imitate the dtype.
 
     Counted are the steps that ``NonFiniteHook`` describes in a file each; all are tolerated. Those
     that the loss scaling of float16 skips of its own accord are none of these.
     """
     data, work = folder / "data", folder / dtype
     draw_demo_set(data)
-    config = load_config(str(_DEMO), {"data_root": str(data)})
+    options = {"data_root": str(data)}
+    if batch is not None:
+        options["train_dataloader.batch_size"] = batch
+    config = load_config(str(_DEMO), options)
     images = len(ImageFolder(str(data / "train")))
     epochs = math.ceil(steps / (images // config.train_dataloader.batch_size))
     guard = [hook.type for hook in config.custom_hooks].index("mmsalmask.NonFiniteHook")
-    options = [f"data_root={data}", f"train_cfg.max_epochs={epochs}"]
-    options += [f"custom_hooks.{guard}.limit={10 * steps}"]
-    run_through(_DEMO, work, "--amp", dtype, "--cfg-options", *options, seconds=math.inf)
+    options["train_cfg.max_epochs"] = epochs
+    options[f"custom_hooks.{guard}.limit"] = 10 * steps
+    words = [f"{key}={value}" for key, value in options.items()]
+    run_through(_DEMO, work, "--amp", dtype, "--cfg-options", *words, seconds=math.inf)
     checkpoint = load_checkpoint(run_checkpoints(work)[0])
     losses = np.array(checkpoint["message_hub"]["log_scalars"]["train/loss"]._log_history)
     described = {path.name.split("_")[1] for path in work.glob("nonfinite/iter_*.json")}
     scaler = checkpoint["optimizer"].get("loss_scaler")
     return {
         "dtype": dtype,
+        "batch": config.train_dataloader.batch_size,
         "steps": len(losses),
         "not_finite": len(described),
         "loss_first": float(losses[:50].mean()),
@@ -708,6 +715,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, help="images of a step (the demo config's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the runs go (a temporary folder)")
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -725,7 +733,7 @@ def main() -> None:
         if arguments.part == "endurance":
             _write("endurance", endure(arguments.minutes, folder), arguments.json)
         if arguments.part == "precision":
-            figures = train_in(arguments.dtype, arguments.steps, folder)
+            figures = train_in(arguments.dtype, arguments.steps, arguments.batch, folder)
             _write(f"precision {arguments.dtype}", figures, arguments.json)
         if arguments.part == "files":
             _write("files", train_on_bad_files(folder), arguments.json)

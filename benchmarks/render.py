@@ -249,13 +249,15 @@ def precision() -> str:
             data["dtype"],
             data["device"],
             f"{data['steps']:,}",
+            str(data["batch"]),
             str(data["not_finite"]),
             f"{data['loss_first']:.2f} → {data['loss_last']:.2f}",
             "" if data["loss_scale"] is None else f"{data['loss_scale']:,.0f}",
         ]
         for data in found
     ]
-    header = ["dtype", "device", "steps", "not finite", "loss, first and last 50", "loss scale"]
+    header = ["dtype", "device", "steps", "images each", "not finite"]
+    header += ["loss, first and last 50", "loss scale"]
     return markdown(header, rows, words=2) + "".join(origin(data) for data in found)
 
 
