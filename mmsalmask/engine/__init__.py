@@ -1,6 +1,6 @@
 """What surrounds a training run: hooks, safe checkpoints, pictures, launching."""
 
-from mmsalmask.engine.autocast import BFloat16OptimWrapper
+from mmsalmask.engine.autocast import BFloat16OptimWrapper, Float16OptimWrapper
 from mmsalmask.engine.broken_images import BrokenImagesHook
 from mmsalmask.engine.classes import ClassCheckHook
 from mmsalmask.engine.deferred_log import DeferredRuntimeInfoHook
@@ -21,6 +21,7 @@ __all__ = [
     "CollapseHook",
     "DeferredRuntimeInfoHook",
     "ExactRunner",
+    "Float16OptimWrapper",
     "FrozenCheckHook",
     "KNNHook",
     "MaskGalleryHook",

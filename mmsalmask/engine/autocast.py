@@ -1,13 +1,15 @@
-"""bfloat16 autocast on any device."""
+"""Autocast to sixteen bits on any device; mmengine's ``AmpOptimWrapper`` wants a GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.device import get_device
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
+from mmsalmask.checks import is_number
+from mmsalmask.errors import InputError
 from mmsalmask.registry import OPTIM_WRAPPERS
 
 
@@ -15,12 +17,50 @@ from mmsalmask.registry import OPTIM_WRAPPERS
 class BFloat16OptimWrapper(OptimWrapper):
     """mmengine's ``OptimWrapper`` with the forward pass under bfloat16 autocast.
 
-    bfloat16 has the range of float32, so no loss is scaled and no step skipped. Unlike mmengine's
-    ``AmpOptimWrapper`` it also runs on a CPU, where it pays if the processor has bfloat16
-    instructions. Takes the arguments of ``OptimWrapper``.
+    bfloat16 has the range of float32, so no loss is scaled and no step skipped. On a CPU it pays if
+    the processor has bfloat16 instructions. Takes the arguments of ``OptimWrapper``.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module()
+class Float16OptimWrapper(AmpOptimWrapper):
+    """mmengine's ``AmpOptimWrapper`` in float16, with its loss scaling, on any device.
+
+    Most CPUs only imitate float16: there it shows what a GPU would do, and takes its time.
+
+    Args:
+        loss_scale: ``"dynamic"``, a fixed scale, or arguments of ``torch.amp.GradScaler``.
+        **options: as of ``OptimWrapper``.
+
+    Raises:
+        InputError: for a ``loss_scale`` that is none of these.
+    """
+
+    def __init__(self, loss_scale: str | float | dict = "dynamic", **options) -> None:
+        OptimWrapper.__init__(self, **options)  # its own base asks for a GPU and builds for one
+        self.cast_dtype = torch.float16
+        self._scale_update_param, scaler = None, {}
+        if isinstance(loss_scale, dict):
+            scaler = loss_scale
+        elif is_number(loss_scale, 0) and loss_scale > 0:
+            self._scale_update_param = float(loss_scale)
+            scaler = {"init_scale": self._scale_update_param}
+        elif loss_scale != "dynamic":
+            raise InputError(
+                f"loss_scale is 'dynamic', a number above 0 or a dict for torch.amp.GradScaler, "
+                f"got {loss_scale!r}"
+            )
+        self.loss_scaler = torch.amp.GradScaler(get_device(), **scaler)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with (
+            OptimWrapper.optim_context(self, model),
+            torch.autocast(get_device(), dtype=torch.float16),
+        ):
             yield

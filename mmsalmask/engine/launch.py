@@ -53,13 +53,12 @@ def use_amp(config: Config, dtype: str) -> None:
             f"--amp replaces OptimWrapper, but the config has {wrapper.type}: set its precision "
             "in the config instead"
         )
+    wrapper.pop("dtype", None)
     if dtype == "bfloat16":
         wrapper.type = "mmsalmask.BFloat16OptimWrapper"
-        for key in ("dtype", "loss_scale"):
-            wrapper.pop(key, None)
-        return
-    wrapper.type, wrapper.dtype = "AmpOptimWrapper", dtype
-    wrapper.setdefault("loss_scale", "dynamic")
+        wrapper.pop("loss_scale", None)
+    else:
+        wrapper.type = "mmsalmask.Float16OptimWrapper"
 
 
 def set_resume(config: Config, resume: str) -> None:
@@ -153,10 +152,10 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` and
             :func:`mmsalmask.engine.paths.check_data_paths` refuse, for persistent
-            workers without workers, for loss scaling without a GPU, for a work directory that
-            cannot be written, for a missing, damaged or unsafe file that the model starts from, or
-            one of another architecture, for a ``load_from`` whose tensors are not those of the
-            model, and for a saliency cache of other images than those of the training data.
+            workers without workers, for ``AmpOptimWrapper`` without a GPU, for a work directory
+            that cannot be written, for a missing, damaged or unsafe file that the model starts
+            from, or one of another architecture, for a ``load_from`` whose tensors are not those
+            of the model, and for a saliency cache of other images than those of the training data.
     """
     check_config(config)
     check_data_paths(config, _LOADERS[2:] if testing else _LOADERS[:2])
@@ -170,8 +169,8 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     wrapper = config.get("optim_wrapper") or {}
     if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
         raise InputError(
-            "mixed precision with loss scaling (AmpOptimWrapper, --amp) needs a GPU, and there is "
-            "none here: try --amp bfloat16, which a recent CPU runs too"
+            "optim_wrapper.type is AmpOptimWrapper, which needs a GPU, and there is none here: "
+            "--amp float16 does the same on any device, --amp bfloat16 is faster on recent CPUs"
         )
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
         _distribute_over_cpus(config)
