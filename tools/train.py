@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="?",
         const="float16",
         choices=["float16", "bfloat16"],
-        help="mixed precision: float16 (GPU, the default) or bfloat16 (GPU, or a recent CPU)",
+        help="mixed precision: float16 (the default; slow on CPUs) or bfloat16 (fast on some)",
     )
     parser.add_argument(
         "--resume",
