@@ -55,21 +55,41 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
 # One recipe for all rows; ``lr`` for ``batch``.
 SCALES = {
-    "small": dict(
-        **dict(size=64, epochs=6, batch=32, queue=512, lr=0.03, neck="NonLinearNeck"),
-        **dict(seeds=[0], jobs=2, amp=None),
-    ),
-    "gpu": dict(
-        **dict(size=96, epochs=300, batch=128, queue=2048, lr=0.06, neck="MoCoV2Neck"),
-        **dict(seeds=[0, 1, 2], jobs=4, amp="bfloat16"),
-    ),
+    "small": {
+        "size": 64,
+        "epochs": 6,
+        "batch": 32,
+        "queue": 512,
+        "lr": 0.03,
+        "neck": "NonLinearNeck",
+        "seeds": [0],
+        "jobs": 2,
+        "amp": None,
+    },
+    "gpu": {
+        "size": 96,
+        "epochs": 300,
+        "batch": 128,
+        "queue": 2048,
+        "lr": 0.06,
+        "neck": "MoCoV2Neck",
+        "seeds": [0, 1, 2],
+        "jobs": 4,
+        "amp": "bfloat16",
+    },
 }
-# With BatchNorm. The embeddings of a new net nearly agree, and MoCo v2's neck takes longer to spread
-# them than the small scale lasts: keys are told by when they were made, not by what they show.
+# With BatchNorm: the embeddings of a new net nearly agree, and MoCo v2's neck takes longer to
+# spread them than the small scale lasts. Until then keys are told by their age, not by their photo.
 NORMALISED_NECK = dict(
     _delete_=True,
-    **dict(type="NonLinearNeck", in_channels=512, hid_channels=512, out_channels=128),
-    **dict(num_layers=2, with_bias=False, with_avg_pool=True, with_last_bn_affine=False),
+    type="NonLinearNeck",
+    in_channels=512,
+    hid_channels=512,
+    out_channels=128,
+    num_layers=2,
+    with_bias=False,
+    with_avg_pool=True,
+    with_last_bn_affine=False,
     norm_cfg=dict(type="BN1d"),
 )
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
@@ -452,18 +472,7 @@ def main() -> None:
     if BOOTSTRAPPED in options.rows:
         results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
     scores, shares = analyse(checkpoint)
-    recipe = (
-        "scale",
-        "size",
-        "epochs",
-        "batch",
-        "queue",
-        "lr",
-        "neck",
-        "amp",
-        "jobs",
-        "train_per_class",
-    )
+    recipe = ("scale", *SCALES[options.scale], "train_per_class")
     data = {
         **origin,
         "seed": options.seeds,
