@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmpretrain.models.selfsup import MoCo
 
 from mmsalmask.cli import config_arguments, report_errors
-from mmsalmask.config import _parameters, check_config, load_config
+from mmsalmask.config import check_config, load_config
+from mmsalmask.config.signatures import parameters_of
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 
@@ -397,10 +398,10 @@ def test_kwargs_are_followed_only_where_they_are_handed_on():
             self.rest = kwargs
             super().__init__(**kwargs)
 
-    assert set(_parameters(Child).names) == {"a", "b", "c", "d"}
-    assert not _parameters(Child).accepts("x")
-    assert set(_parameters(Skipping).names) == {"a", "b", "e"}
-    assert _parameters(Keeping).accepts("x")
+    assert set(parameters_of(Child).names) == {"a", "b", "c", "d"}
+    assert not parameters_of(Child).accepts("x")
+    assert set(parameters_of(Skipping).names) == {"a", "b", "e"}
+    assert parameters_of(Keeping).accepts("x")
 
 
 # -------------------------------------------------------------------------------------- the tools

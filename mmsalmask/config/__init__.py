@@ -1,0 +1,14 @@
+"""Configs that cannot be mistyped.
+
+mmengine adds an unknown key of ``--cfg-options`` silently, and a misspelt key of a config file
+surfaces minutes later, as a TypeError from inside a class, or never. Here both are found before
+anything is built, and named beside the nearest thing that exists:
+
+- :func:`load_config` reads a file and merges the options of the command line;
+- :func:`check_config` compares every key and every ``type`` with what will receive it.
+"""
+
+from mmsalmask.config.checking import check_config
+from mmsalmask.config.reading import load_config
+
+__all__ = ["check_config", "load_config"]

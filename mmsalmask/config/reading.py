@@ -1,0 +1,221 @@
+"""Reading a config file, and merging the options of the command line into it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmsalmask.config.checking import TOOL_KEYS, TOP_KEYS, accepted_by
+from mmsalmask.config.spots import Spot, root_of, step, walk
+from mmsalmask.config.wording import ask, nearest
+from mmsalmask.errors import InputError
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config file and merge the options of the command line into it.
+
+    Args:
+        path: A config file (``.py``, ``.yaml``, ``.yml``, ``.json``).
+        options: What ``mmengine.DictAction`` made of ``--cfg-options``: dotted path → value. A
+            number in a path counts into a list (``train_pipeline.0.scale``).
+
+    mmengine evaluates a file's variables before it merges options, so an override of a top-level
+    variable such as ``base_lr`` or ``train_pipeline`` would change nothing at all. It is refused
+    where its value is found in what mmengine reads. ``data_root`` alone is carried to every entry
+    that held the old value or a path below it (an option that names such an entry itself wins): a
+    number equals unrelated entries by chance, a dataset's path does not.
+
+    Raises:
+        InputError: The file is missing or cannot be read as a config; an option names a key that
+            neither exists nor is accepted by what it would be added to, or would have no effect.
+    """
+    cfg = _read(path)
+    options = dict(options or {})
+    _refuse_nested_options(options)
+    old_root = cfg.get("data_root")
+    if "data_root" in options and old_root is not None:
+        _carry_data_root(cfg, old_root, options["data_root"])
+    # A new `type` decides which keys may stand beside and below it: types first, outer ones ahead.
+    types = [key for key in options if key.rpartition(".")[2] == "type"]
+    others = {key: value for key, value in options.items() if key not in types}
+    ordered = sorted(types, key=lambda key: key.count("."))
+    for group in (*({key: options[key]} for key in ordered), others):
+        for key in group:
+            _check_option(cfg, key)
+            _check_effect(cfg, key)
+        cfg.merge_from_dict(group)
+    return cfg
+
+
+def _read(path: str) -> Config:
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(_missing_file(file))
+    if file.suffix not in (".py", ".yaml", ".yml", ".json"):
+        raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
+    try:
+        return Config.fromfile(path)
+    except SyntaxError as error:
+        file = (_files_being_read(error) or [path])[-1]
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise InputError(f"syntax error in config '{file}'{line}: {error.msg}") from error
+    except FileNotFoundError as error:
+        reading = _files_being_read(error)
+        if len(reading) < 2 or Path(reading[-1]).is_file():
+            raise InputError(f"config '{path}' cannot be read: {error}") from error
+        child, base = reading[-2:]
+        near = _nearest_files(Path(base))
+        raise InputError(
+            f"config '{child}' names a _base_ that does not exist: '{base}'{ask(near)}"
+        ) from error
+    except (
+        RuntimeError,
+        NameError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        file = (_files_being_read(error) or [path])[-1]
+        raise InputError(
+            f"config '{file}' cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _files_being_read(error: BaseException) -> list[str]:
+    """Return the chain of config files mmengine was reading, which its errors do not tell."""
+    files = []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "_file2dict":
+            files.append(str(trace.tb_frame.f_locals["filename"]))
+        trace = trace.tb_next
+    return files
+
+
+def _missing_file(file: Path) -> str:
+    kind = "a folder, not a config file" if file.is_dir() else "not there"
+    return f"config '{file}' is {kind}{ask(_nearest_files(file))}"
+
+
+def _nearest_files(file: Path) -> list[str]:
+    """Return up to three config files with the nearest names, its own folder's before others."""
+    folder = file if file.is_dir() else file.parent
+    near = nearest(file.name, {p.name: str(p) for p in sorted(folder.glob("*.py"))}, count=3)
+    everywhere = {p.name: str(p) for p in sorted(Path("configs").rglob("*.py"))}
+    return near or nearest(file.name, everywhere, count=3)
+
+
+# --------------------------------------------------------------------------------------- options
+
+
+def _refuse_nested_options(options: Iterable[str]) -> None:
+    for key in options:
+        parts = key.split(".")
+        for end in range(1, len(parts)):
+            outer = ".".join(parts[:end])
+            if outer in options:
+                raise InputError(f"options '{outer}' and '{key}' contradict each other: give one")
+
+
+def _carry_data_root(cfg: Config, old: Any, new: Any) -> None:
+    folder = old.rstrip("/") if isinstance(old, str) else ""
+
+    def carry(value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                # An empty root is no name that could be recognised elsewhere.
+                moved = key == "data_root" and value[key] == old
+                value[key] = new if moved else carry(value[key])
+        elif isinstance(value, list | tuple):
+            return type(value)(carry(item) for item in value)
+        elif folder and isinstance(value, str) and value == old:
+            return new
+        elif folder and isinstance(value, str) and value.startswith(f"{folder}/"):
+            return str(new).rstrip("/") + value[len(folder) :]
+        return value
+
+    for key in cfg:
+        if key != "data_root":
+            cfg[key] = carry(cfg[key])
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    """Refuse a dotted path that leads nowhere."""
+    spot = root_of(cfg)
+    for part in key.split("."):
+        if isinstance(spot.value, list):
+            if not part.isdigit():
+                raise InputError(
+                    f"no config key '{key}': {spot.name} is a list, count into it: {spot.name}.0"
+                )
+            if int(part) >= len(spot.value):
+                raise InputError(
+                    f"no config key '{key}': {spot.name} has {len(spot.value)} entries, "
+                    "counted from 0"
+                )
+        elif not isinstance(spot.value, dict):
+            raise InputError(
+                f"no config key '{key}': {spot.name} is {spot.value!r}, which holds no keys"
+            )
+        elif part not in spot.value:
+            _check_new_key(cfg, spot, part, key)
+            return
+        spot = step(spot, part)
+
+
+def _check_new_key(cfg: Config, spot: Spot, part: str, key: str) -> None:
+    if part in ("type", "_delete_", "_scope_") and spot.path:
+        return
+    accepted = accepted_by(spot)
+    if any(parameters.accepts(part) for parameters in accepted):
+        return
+    names = [name for parameters in accepted for name in parameters.names]
+    siblings = {name: ".".join((*spot.path, name)) for name in (*spot.value, *names)}
+    near = nearest(part, siblings) or _same_ending(cfg, key)
+    if not near and spot.path:
+        known = ", ".join(sorted(siblings)) or "none"
+        raise InputError(
+            f"no config key '{key}': the keys of {spot.name} are {known} "
+            "(one that is new here must be written in a config file)"
+        )
+    raise InputError(f"no config key '{key}'{ask(near)}")
+
+
+def _check_effect(cfg: Config, key: str) -> None:
+    """Refuse an option for a helper variable whose value has gone into the config already."""
+    parts = key.split(".")
+    if parts[0] in (*TOP_KEYS, *TOOL_KEYS, "data_root"):
+        return
+    spot = root_of(cfg)
+    for end, part in enumerate(parts, 1):
+        if isinstance(spot.value, dict) and part not in spot.value:
+            return
+        spot = step(spot, part)
+        # A lone number deep in a variable stands in too many places to say where it went.
+        places = _places(cfg, spot.value) if end == 1 or isinstance(spot.value, dict | list) else []
+        if places:
+            names = [".".join((place, *parts[end:])) for place in places]
+            near = nearest(parts[-1], {name: name for name in names}, count=3, cutoff=0)
+            *others, last = [*near, *([f"{len(names) - 3} others"] if len(names) > 3 else [])]
+            raise InputError(
+                f"'{key}' was read while the config was parsed, overriding it has no effect: "
+                f"override {', '.join(others)}{' or ' if others else ''}{last} instead"
+            )
+
+
+def _places(cfg: Config, value: Any) -> list[str]:
+    """Where in what mmengine reads this value stands; nowhere for values that say too little."""
+    if isinstance(value, bool) or value in (None, "", [], {}, ()):
+        return []
+    root = root_of(cfg)
+    spots = (s for key in cfg if key in (*TOP_KEYS, *TOOL_KEYS) for s in walk(step(root, key)))
+    return [spot.name for spot in spots if type(spot.value) is type(value) and spot.value == value]
+
+
+def _same_ending(cfg: Config, key: str) -> list[str]:
+    """Find the shortest path that ends alike: ``max_epochs`` → ``train_cfg.max_epochs``."""
+    last = key.rpartition(".")[2]
+    names = [s.name for s in walk(root_of(cfg)) if s.path and s.path[-1] == last]
+    return sorted(names, key=lambda name: (name.count("."), name))[:1]
