@@ -217,6 +217,23 @@ def study_hidden(data: dict) -> str:
     return markdown([*header, "± over draws"], rows)
 
 
+def study_tuning() -> str:
+    keys = ("linear_top1", "linear_mean_per_class", "top1", "mean_per_class")
+    rows = [
+        [
+            run["neck"],
+            str(run["lr"]),
+            str(run["epochs"]),
+            *(f"{run[key]:.1f}" for key in keys),
+            f"{run['loss']:.2f}",
+            run["commit"],
+        ]
+        for run in result("study_tuning.json")["runs"]
+    ]
+    header = ["neck", "lr", "epochs", "linear top-1 %", "mean per class %", "kNN top-1 %"]
+    return markdown([*header, "mean per class %", "last loss", "commit"], rows)
+
+
 def of_the_study(table: Callable[[dict], str]) -> Callable[[], str]:
     return lambda: table(result("study_small.json"))
 
@@ -278,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study hidden": of_the_study(study_hidden),
     "endurance": endurance,
     "precision": precision,
+    "study tuning": study_tuning,
 }
 
 

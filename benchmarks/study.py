@@ -2,7 +2,8 @@
 
 Methods × seeds under one recipe, pretrained without labels on one part of a set of photos and
 evaluated on the rest by kNN and by a linear classifier; then the localizers, and what their masks
-hide. Nothing is tuned for one method.
+hide. Nothing is tuned for one method; learning rate and neck of the small scale were chosen for
+plain MoCo v2.
 
     python benchmarks/study.py --scale small                       # two cores, within the hour
     python benchmarks/study.py --scale gpu --jobs 4                # one GPU
@@ -144,6 +145,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--lr", type=float, help="of all rows")
+    parser.add_argument("--neck", choices=["MoCoV2Neck", "NonLinearNeck"], help="of all MoCo v2's")
     parser.add_argument("--jobs", type=int, help="runs side by side")
     parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
