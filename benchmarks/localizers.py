@@ -47,7 +47,7 @@ Localizer = Callable[[Tensor], Tensor]
 
 
 def coco_photos(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Normalised images (N, 3, 224, 224) and true foreground (N, 7, 7) bool of a COCO folder."""
+    """Normalised images (N, 3, 224, 224) of a COCO folder, and objects, bool (N, 224, 224)."""
     from pycocotools.coco import COCO
 
     annotations = folder / "annotations" / f"instances_{split}2017.json"
@@ -65,9 +65,14 @@ def coco_photos(folder: Path, split: str) -> tuple[Tensor, Tensor]:
             union |= coco.annToMask(annotation)
         mask = Image.fromarray(union).resize((SIDE, SIDE), Image.Resampling.NEAREST)
         images.append(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
-        masks.append(torch.from_numpy(np.array(mask)).float())
+        masks.append(torch.from_numpy(np.array(mask)) > 0)
     normalised = (torch.stack(images) - IMAGENET_MEAN) / IMAGENET_STD
-    return normalised, pool_to_grid(torch.stack(masks), GRID) >= 0.5
+    return normalised, torch.stack(masks)
+
+
+def on_grid(objects: Tensor, grid: int = GRID) -> Tensor:
+    """The cells, bool (N, grid, grid), at least half of which are objects (N, H, W)."""
+    return pool_to_grid(objects.float(), grid) >= 0.5
 
 
 def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -85,8 +90,8 @@ def roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def score(saliency: Tensor, truth: Tensor) -> tuple[float, int]:
-    """Mean ROC AUC of maps (N, h, w) against (N, 7, 7), and the number of images it counts."""
-    values = pool_to_grid(saliency, GRID).flatten(1).numpy()
+    """Mean ROC AUC of maps (N, h, w) against (N, g, g), and the number of images it counts."""
+    values = pool_to_grid(saliency, truth.shape[-1]).flatten(1).numpy()
     scores = [
         roc_auc(value, true)
         for value, true in zip(values, truth.flatten(1).numpy(), strict=True)
@@ -156,7 +161,8 @@ def main() -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         for split in arguments.split:
-            images, truth = coco_photos(Path(folder) / arguments.photos, split)
+            images, objects = coco_photos(Path(folder) / arguments.photos, split)
+            truth = on_grid(objects)
             chosen = localizers(arguments.backbone, arguments.checkpoint)
             results[split] = {name: measure(fn, images, truth) for name, fn in chosen.items()}
 

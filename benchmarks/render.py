@@ -211,10 +211,22 @@ def study_localizers(data: dict) -> str:
 def study_hidden(data: dict) -> str:
     rows = [
         [name, *(f"{row[key]:.1f}" for key in ("object", "rest", "most", "spread"))]
-        for name, row in data["hidden"].items()
+        for name, row in data["hidden"]["7"].items()
     ]
     header = ["masks", "of the object, %", "of the rest, %", "most of it gone, % of masks"]
     return markdown([*header, "± over draws"], rows)
+
+
+def study_grids(data: dict) -> str:
+    rows = []
+    for name in data["hidden"]["7"]:
+        keys = ("spread",) if name.startswith("query") else ("object", "rest")
+        cells = [
+            " / ".join(f"{by_kind[name][key]:.0f}" for key in keys)
+            for by_kind in data["hidden"].values()
+        ]
+        rows.append([f"{name}: {' / '.join(keys)}", *cells])
+    return markdown(["masks", *(f"{grid} × {grid}" for grid in data["hidden"])], rows)
 
 
 def study_tuning() -> str:
@@ -293,6 +305,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": of_the_study(study_rows),
     "study localizers": of_the_study(study_localizers),
     "study hidden": of_the_study(study_hidden),
+    "study grids": of_the_study(study_grids),
     "endurance": endurance,
     "precision": precision,
     "study tuning": study_tuning,

@@ -27,12 +27,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from localizers import coco_photos, measure
+from localizers import coco_photos, measure, on_grid
 from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 from photos import find_photos
 from PIL import Image, ImageOps
-from render import markdown, study_hidden, study_localizers, study_rows
+from render import markdown, study_grids, study_hidden, study_localizers, study_rows
 from torch import Tensor
 
 from mmsalmask.cli import report_errors
@@ -127,7 +127,8 @@ CHOICES = {
 # Keeps the resolution of the second stage to the end, so that small views have a map.
 TRUNK = dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 PICTURED = ("elephant", "sunflower", "panda")
-DRAWS = 20
+GRIDS, DRAWS = (4, 7, 14), 20
+FINE = 56  # cells of a side, a multiple of every grid
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -344,7 +345,8 @@ def _right(run: dict) -> np.ndarray:
 def analyse(checkpoint: str, seed: int = 0) -> tuple[dict, dict]:
     """Scores of the localizers on coco-mini, and what masks made by them hide of true objects.
 
-    Nothing where coco-mini is not at hand: photos with labels alone do not say where objects are.
+    The latter by grid. Nothing where coco-mini is not at hand: photos with labels alone do not say
+    where objects are.
     """
     archive = find_photos("coco-mini")
     if archive is None:
@@ -358,41 +360,50 @@ def analyse(checkpoint: str, seed: int = 0) -> tuple[dict, dict]:
         "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),
         "bootstrapped": Frozen(backbone_saliency(TRUNK, checkpoint)),
     }
-    scores = {name: measure(localizer, images, objects) for name, localizer in localizers.items()}
-    both = (objects.flatten(1).any(1)) & (~objects).flatten(1).any(1)
-    return scores, hidden(localizers, images[both], objects[both], seed)
+    truth = on_grid(objects)
+    scores = {name: measure(localizer, images, truth) for name, localizer in localizers.items()}
+    both = truth.flatten(1).any(1) & (~truth).flatten(1).any(1)
+    shares = hidden(localizers, images[both], objects[both], seed)
+    return scores, shares
 
 
+@torch.no_grad()
 def hidden(localizers: dict, images: Tensor, objects: Tensor, seed: int) -> dict[str, dict]:
     """Shares of the true object and of the rest that masks cover, over draws, in percent.
 
-    ``most``: how often more than half of the object is gone.
+    Args:
+        objects: bool (N, H, W).
+
+    Returns:
+        Grid → kind of mask → ``object``, ``rest``; ``most``, how often more than half of the object
+        is gone; ``spread`` of the object's share over draws.
     """
-    found, where_by = {}, {"random": None, "true objects": objects}
-    with torch.no_grad():
-        for name, localizer in localizers.items():
-            where_by[name] = foreground(pool_to_grid(localizer(images), objects.shape[1:]))
-    for name, where in where_by.items():
-        patches = "random" if where is None else "balanced"
-        masker = SaliencyMasker(MeanFill(), torch.nn.Identity(), patches=patches)
-        for kind in ("query", "hard negative"):
-            if kind == "hard negative" and where is None:
-                continue
-            make = masker.mask if kind == "query" else masker.harden
-            generator = torch.Generator().manual_seed(seed)
-            masks = [make(images, where, generator)[1] for _ in range(DRAWS)]
-            # Patches are of whole cells: the centre of each tells.
-            cells = torch.stack([mask[:, 0, 16::32, 16::32] for mask in masks])
-            shares = {
-                side: (cells & part).sum((2, 3)) / part.sum((1, 2))
-                for side, part in (("object", objects), ("rest", ~objects))
-            }
-            found[f"{kind}, {name}"] = {
-                **{side: round(100 * share.mean().item(), 1) for side, share in shares.items()},
-                "most": round(100 * (shares["object"] > 0.5).float().mean().item(), 1),
-                "spread": round(100 * shares["object"].std(0).mean().item(), 1),
-            }
+    maps = {name: localizer(images) for name, localizer in localizers.items()}
+    # Of as many pixels as all grids divide: masks of larger views hide the same shares.
+    views, objects = images.new_zeros(len(images), 3, FINE, FINE), on_grid(objects, FINE)
+    found = {}
+    for grid in GRIDS:
+        where_by = {"random": None, "true objects": on_grid(objects, grid)}
+        where_by |= {name: foreground(pool_to_grid(map_, grid)) for name, map_ in maps.items()}
+        found[str(grid)] = {}
+        for name, where in where_by.items():
+            patches = "random" if where is None else "balanced"
+            masker = SaliencyMasker(MeanFill(), torch.nn.Identity(), grid, patches=patches)
+            makers = {"query": masker.mask, "hard negative": masker.harden}
+            for kind in ("query",) if where is None else makers:
+                generator = torch.Generator().manual_seed(seed)
+                drawn = [makers[kind](views, where, generator)[1][:, 0] for _ in range(DRAWS)]
+                found[str(grid)][f"{kind}, {name}"] = _covered(torch.stack(drawn), objects)
     return found
+
+
+def _covered(masks: Tensor, objects: Tensor) -> dict[str, float]:
+    """What masks (draws, N, H, W) hide of objects (N, H, W) and of what is none."""
+    gone, rest = (
+        (masks & part).sum((2, 3)) / part.sum((1, 2)).clamp(min=1) for part in (objects, ~objects)
+    )
+    shares = {"object": gone, "rest": rest, "most": (gone > 0.5).float(), "spread": gone.std(0)}
+    return {name: round(100 * share.mean().item(), 1) for name, share in shares.items()}
 
 
 # ---------------------------------------------------------------------------------------- the page
@@ -462,6 +473,7 @@ def write_page(data: dict, folder: Path) -> None:
     if data["localizers"]:
         parts += ["## Localizers on coco-mini\n", study_localizers(data)]
         parts += ["## What masks hide of the true objects of coco-mini\n", study_hidden(data)]
+        parts += ["## The same by the number of patches\n", study_grids(data)]
     parts += ["## The recipe of all rows\n", markdown(["", ""], recipe, words=2)]
     (folder / "page.md").write_text("\n".join(parts), encoding="utf-8")
 

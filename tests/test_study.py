@@ -80,12 +80,12 @@ def test_one_seed_of_a_row_is_compared_with_the_same_seed():
 
 
 def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
-    objects = torch.zeros(4, 7, 7, dtype=torch.bool)
-    objects[:, 2:5, 1:6] = True
+    objects = torch.zeros(4, 224, 224, dtype=torch.bool)
+    objects[:, 64:160, 32:192] = True  # of whole patches on a 7×7 grid
     images = torch.rand(4, 3, 224, 224)
-    blind = torch.nn.Sequential(torch.nn.AvgPool2d(32), torch.nn.Flatten(2))
-    wrong = lambda views: -objects.float() + 0 * blind(views).sum()  # noqa: E731
-    found = study.hidden({"wrong": wrong}, images, objects, seed=0)
+    by_grid = study.hidden({"wrong": lambda views: -objects.float()}, images, objects, seed=0)
+    assert list(by_grid) == ["4", "7", "14"]
+    found = by_grid["7"]
     assert set(found) == {
         "query, random",
         *(
@@ -101,6 +101,9 @@ def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
     assert found["hard negative, wrong"]["rest"] == pytest.approx(55, abs=3)
     # What balancing is for: the same share of the object every time.
     assert found["query, true objects"]["spread"] < found["query, random"]["spread"]
+    # Patches that do not fit the object hide what is none; more of them stray less.
+    assert by_grid["4"]["hard negative, true objects"]["rest"] > 2
+    assert by_grid["14"]["query, random"]["spread"] < by_grid["4"]["query, random"]["spread"]
 
 
 def test_every_row_has_the_same_recipe(tmp_path):

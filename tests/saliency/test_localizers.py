@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from localizers import coco_photos, roc_auc, score
+from localizers import coco_photos, on_grid, roc_auc, score
 from torch import nn
 from torchvision.models import resnet18
 
@@ -380,7 +380,8 @@ def test_the_rank_based_auc_equals_counting_all_pairs():
 
 
 def test_the_default_finds_the_objects_of_real_photos(photos):
-    images, truth = coco_photos(photos("coco-mini") / "coco-mini", "val")
+    images, objects = coco_photos(photos("coco-mini") / "coco-mini", "val")
+    truth = on_grid(objects)
     auc, counted = score(BoundaryPriorSaliency()(images), truth)
     prior, _ = score(centre_prior((28, 28)).expand(len(images), -1, -1), truth)
     spectral, _ = score(SpectralResidualSaliency()(images), truth)
