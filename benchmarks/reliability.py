@@ -600,7 +600,7 @@ def endure(minutes: float, folder: Path) -> dict:
     those of the process. Both are fitted by a straight line over the second half of the time, when
     caches and pools are full, through the medians of thirty stretches of it: workers of an
     evaluation, which come and go, would sway a line through every sample. Throughput is the median
-    over iterations, the last tenth's over the first's.
+    over log lines, the last tenth's over the first's.
     """
     data, work = folder / "data", folder / "endurance"
     draw_demo_set(data)
@@ -619,9 +619,10 @@ def endure(minutes: float, folder: Path) -> dict:
     os.kill(child, signal.SIGTERM)
     if wait(child, 120) != STOPPED_STATUS:
         raise SystemExit(f"{work} did not save and stop: see {text}")
-    newest = run_checkpoints(work)[0]
-    history = load_checkpoint(newest)["message_hub"]["log_scalars"]["train/time"]
-    seconds = np.array(history._log_history)
+    (log,) = work.glob("*/vis_data/scalars.json")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    trained = [line for line in lines if "loss" in line]
+    seconds = np.array([line["time"] for line in trained])
     tenth = max(1, len(seconds) // 10)
     late = np.array(samples[len(samples) // 2 :])
     stretches = np.array_split(late, min(30, len(late)))
@@ -629,7 +630,7 @@ def endure(minutes: float, folder: Path) -> dict:
     hours = seconds_passed / 3600
     return {
         "minutes": minutes,
-        "iterations": len(seconds),
+        "iterations": trained[-1]["step"],
         "memory_mb": samples[-1][1],
         "memory_mb_per_hour": float(np.polyfit(hours, memory, 1)[0]),
         "open_files": samples[-1][2],

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmsalmask.registry import HOOKS
 
+_KEPT = 10_000
+
 
 @HOOKS.register_module()
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
@@ -15,7 +17,11 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     mmengine asks the device for every logged value at every iteration, and each time the host
     waits until all work queued so far is done. Here the values of all iterations between two log
     lines come over in one transfer, before the ``LoggerHook`` writes and before a checkpoint is
-    saved. What is logged, smoothed and saved is the same.
+    saved. What is logged and smoothed is the same.
+
+    mmengine also keeps every value of a run, copies all of them to add one, and writes them into
+    each checkpoint: in a week these are seconds and hundreds of megabytes. Here the last 10,000 of
+    a name are kept, or as many as a window of the log processor wants.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -23,6 +29,11 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._pending: list[tuple[list[str], Tensor]] = []
         intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._interval = min(intervals, default=1)
+        log = runner.log_processor
+        windows = [log.window_size, *(custom.get("window_size", 1) for custom in log.custom_cfg)]
+        # ``epoch`` and ``global`` are windows, too.
+        limited = all(isinstance(window, int) for window in windows)
+        self._kept = max(_KEPT, *windows) if limited else None
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if outputs:
@@ -47,3 +58,6 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         for names, _ in rows:
             for name in names:
                 runner.message_hub.update_scalar(name, next(values))
+        if self._kept is not None:
+            for history in runner.message_hub.log_scalars.values():
+                history.max_length = self._kept

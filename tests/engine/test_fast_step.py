@@ -46,7 +46,13 @@ class Profiler(Hook):
         self.open = None
 
 
-def train(work: Path, runtime_info: str, hooks: list | None = None, epochs: int = 2) -> list[dict]:
+def train(
+    work: Path,
+    runtime_info: str,
+    hooks: list | None = None,
+    epochs: int = 2,
+    log_processor: dict | None = None,
+) -> list[dict]:
     """The log lines of a run with high-pass masking and two hard negatives."""
     runner = Runner(
         model(masker("HighPassNoise", hard_negatives=2)),
@@ -61,6 +67,7 @@ def train(work: Path, runtime_info: str, hooks: list | None = None, epochs: int 
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01, momentum=0.9)),
         custom_hooks=hooks or [],
+        log_processor=log_processor,
         default_hooks=dict(
             runtime_info=dict(type=runtime_info),
             logger=dict(type="LoggerHook", interval=LOG_INTERVAL),
@@ -95,6 +102,25 @@ def test_deferred_logging_logs_and_saves_what_mmengine_does(tmp_path):
     assert deferred == (lines, saved)
     assert [len(values) for values in saved] == [2, 4, 6, 8, 10]
     assert {"loss", "contrast_accuracy", "hard_accuracy"} <= lines[0].keys()
+
+
+@pytest.mark.parametrize("window", [3, "global"])
+def test_a_long_run_keeps_no_more_values_than_its_log_needs(tmp_path, monkeypatch, window):
+    """mmengine keeps all, copies them at every step and saves them in every checkpoint."""
+    monkeypatch.setattr("mmsalmask.engine.deferred_log._KEPT", 1)
+    log = dict(
+        window_size=4, custom_cfg=[dict(data_src="loss", method_name="max", window_size=window)]
+    )
+    lines, saved = {}, {}
+    for hook in ("RuntimeInfoHook", "mmsalmask.DeferredRuntimeInfoHook"):
+        work = tmp_path / hook
+        lines[hook] = [line["loss"] for line in train(work, hook, log_processor=log)]
+        saved[hook] = losses_saved(work / f"iter_{2 * ITERATIONS}.pth")
+    every, kept = saved.values()
+    assert kept == (every[-4:] if window == 3 else every)
+    assert len(every) == 2 * ITERATIONS
+    first, second = lines.values()
+    assert first == second
 
 
 def test_no_step_between_two_log_lines_waits_for_a_value(tmp_path):
