@@ -20,6 +20,8 @@ from mmsalmask.provenance import write_result
 from mmsalmask.registry import HOOKS
 
 _SKIPPED = "nonfinite_steps"
+# What float16 gradients of any use are scaled by is larger by orders of magnitude.
+_LEAST_SCALE = 2.0**-14
 
 
 @HOOKS.register_module()
@@ -31,14 +33,15 @@ class NonFiniteHook(Hook):
     Nothing waits for the device. Every ``interval`` iterations the marks made there are read, and
     each marked iteration is described in ``work_dir/nonfinite/iter_<n>_rank_<r>.json``: its files,
     loss, largest gradient, learning rate and loss scale. Under fp16 the loss scaling skips steps of
-    its own accord, which are none of these.
+    its own accord, which are none of these, unless it ends up with a scale near zero.
 
     Args:
         limit: how many such iterations of a run are tolerated.
         interval: iterations between two looks.
 
     Raises:
-        InputError: there were more; in all processes at the same iteration.
+        InputError: there were more, or the loss scale fell towards zero; in all processes at the
+            same iteration.
     """
 
     priority = "NORMAL"
@@ -77,6 +80,8 @@ class NonFiniteHook(Hook):
 
     @torch.no_grad()
     def _drop_bad_gradients(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if getattr(optimizer, "found_inf", None) is not None:
+            return  # fused and scaled: it is about to skip the step by itself
         groups = optimizer.param_groups
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         if not gradients:
@@ -105,6 +110,11 @@ class NonFiniteHook(Hook):
             figures = losses[i].item(), gradients[i].item()
             self._describe(runner, first + i, self._files[i], *figures)
         self._losses, self._gradients, self._files = [], [], []
+        if (scale := min(_scales(runner.optim_wrapper), default=1)) < _LEAST_SCALE:
+            raise InputError(
+                f"the loss scale has fallen to {scale:.1e}, for gradients are not finite whatever "
+                "it is: lower the learning rate, or train in bfloat16 or float32"
+            )
         if not found:
             return
         hub = runner.message_hub
@@ -124,7 +134,6 @@ class NonFiniteHook(Hook):
 
     def _describe(self, runner, number: int, files: list[str], loss: float, largest: float) -> None:
         wrappers = list(_wrappers(runner.optim_wrapper))
-        scales = [w.loss_scaler.get_scale() for w in wrappers if isinstance(w, AmpOptimWrapper)]
         path = Path(runner.work_dir) / "nonfinite" / f"iter_{number}_rank_{get_rank()}.json"
         parameters = [p.detach() for p in runner.model.parameters()]
         facts = {
@@ -132,7 +141,7 @@ class NonFiniteHook(Hook):
             "loss": loss,
             "largest_gradient": largest,
             "learning_rate": [w.optimizer.param_groups[0]["lr"] for w in wrappers],
-            "loss_scale": scales,
+            "loss_scale": _scales(runner.optim_wrapper),
             "weights_norm_now": torch.stack(torch._foreach_norm(parameters)).norm().item(),
             "files": files,
         }
@@ -143,6 +152,11 @@ class NonFiniteHook(Hook):
 
 def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterable[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def _scales(wrapper: OptimWrapper | OptimWrapperDict) -> list[float]:
+    each = (one for one in _wrappers(wrapper) if isinstance(one, AmpOptimWrapper))
+    return [one.loss_scaler.get_scale() for one in each]
 
 
 def _file_names(batch: Any) -> Iterable[str]:

@@ -46,7 +46,10 @@ class Data(torch.utils.data.Dataset):
         return {"inputs": torch.rand(3) + index, "data_samples": sample}
 
 
-def run(work, model, iterations=8, **options):
+SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9}
+
+
+def run(work, model, iterations=8, optim_wrapper=None, **options):
     runner = ExactRunner(
         model,
         work_dir=str(work),
@@ -58,7 +61,7 @@ def run(work, model, iterations=8, **options):
             "dataset": Data(),
         },
         train_cfg={"by_epoch": False, "max_iters": iterations},
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+        optim_wrapper=optim_wrapper or {"optimizer": SGD},
         custom_hooks=[{"type": "mmsalmask.NonFiniteHook", **options}],
         randomness={"seed": 0},
         experiment_name=f"guards_{np.random.default_rng().integers(2**40)}",
@@ -87,6 +90,37 @@ def test_a_bad_step_is_one_without_gradient_and_its_files_are_told(tmp_path, kin
     assert told[2]["largest_gradient"] in ("nan", "inf")
     assert told[2]["learning_rate"] == [0.1]
     assert reports(tmp_path / "zero") == {}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_that_the_loss_scaling_skips_are_none_of_these(tmp_path, fused):
+    """A fused optimizer is handed gradients that overflowed, and skips the step itself."""
+    plain = {"type": "SGD", "lr": 0.1}
+    wrapper = {
+        "type": "mmsalmask.Float16OptimWrapper",
+        "loss_scale": {"init_scale": 2.0**127},
+        "optimizer": {**plain, "fused": fused},
+    }
+    model = run(tmp_path, Model(), optim_wrapper=wrapper, limit=0)
+    assert reports(tmp_path) == {}
+    # The means of the batches are 1, 3, 5 and 7: the second and third overflow.
+    skipped = Model({2: "zero", 3: "zero"})
+    expected = run(tmp_path / "skipped", skipped, optim_wrapper={"optimizer": plain})
+    torch.testing.assert_close(model.weight, expected.weight)
+    run(tmp_path / "bad", Model({5: float("nan")}), optim_wrapper=wrapper, limit=1)
+    assert sorted(reports(tmp_path / "bad")) == [5]
+
+
+def test_a_loss_scale_that_shrinks_without_end_ends_in_a_sentence(tmp_path):
+    """Losses are finite, gradients never are: the scaling would skip all steps to come."""
+    wrapper = {
+        "type": "mmsalmask.Float16OptimWrapper",
+        "loss_scale": {"init_scale": 2.0**-10},
+        "optimizer": SGD,
+    }
+    model = Model(dict.fromkeys(range(1, 9), "gradient"))
+    with pytest.raises(InputError, match=r"the loss scale has fallen to 3\.1e-05"):
+        run(tmp_path, model, optim_wrapper=wrapper, interval=5)
 
 
 def test_gradients_that_are_finite_stay_as_they_are():
