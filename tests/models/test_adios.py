@@ -362,10 +362,11 @@ def test_a_last_incomplete_round_of_accumulation_is_not_lost():
 
 
 @every_kind
-def test_bfloat16_autocast_stays_finite_and_near_float32(kind):
+@pytest.mark.parametrize("dtype", ["Float16", "BFloat16"])
+def test_sixteen_bits_stay_finite_and_near_float32(kind, dtype):
     full, half = adios(kind), adios(kind)
     exact = step(full, optimizers(full))
-    logged = step(half, optimizers(half, wrapper="mmsalmask.BFloat16OptimWrapper"))
+    logged = step(half, optimizers(half, wrapper=f"mmsalmask.{dtype}OptimWrapper"))
     assert all(torch.isfinite(value).all() for value in logged.values())
     assert all(torch.isfinite(p).all() for p in half.parameters())
     assert logged["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.05)
