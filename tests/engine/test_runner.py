@@ -82,7 +82,17 @@ def loader(sampler: str = "DefaultSampler", **options) -> dict:
     }
 
 
-def run(work, loop, saving, resume=None, hooks=(), accumulate=1, sampler="DefaultSampler", seed=5):
+def run(
+    work,
+    loop,
+    saving,
+    resume=None,
+    hooks=(),
+    accumulate=1,
+    sampler="DefaultSampler",
+    seed=5,
+    precision=None,
+):
     runner = ExactRunner(
         Model(),
         work_dir=str(work),
@@ -94,6 +104,7 @@ def run(work, loop, saving, resume=None, hooks=(), accumulate=1, sampler="Defaul
         optim_wrapper={
             "optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9},
             "accumulative_counts": accumulate,
+            **(precision or {}),
         },
         param_scheduler=[{"type": "PolyLR", "by_epoch": loop.get("by_epoch", True)}],
         default_hooks={
@@ -126,6 +137,11 @@ def end(work) -> dict:
 EPOCHS = {"by_epoch": True, "max_epochs": 4}
 ITERATIONS = {"by_epoch": False, "max_iters": 18, "val_interval": 4}
 BY_EPOCH, BY_ITERATION = {"interval": 1}, {"interval": 3, "by_epoch": False}
+# A loss scale that changes after every third step.
+FLOAT16 = {
+    "type": "mmsalmask.Float16OptimWrapper",
+    "loss_scale": {"init_scale": 8.0, "growth_interval": 3},
+}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +150,7 @@ BY_EPOCH, BY_ITERATION = {"interval": 1}, {"interval": 3, "by_epoch": False}
         (EPOCHS, BY_EPOCH, {}),
         (EPOCHS, BY_ITERATION, {}),
         (EPOCHS, BY_ITERATION, {"accumulate": 4}),
+        (EPOCHS, BY_EPOCH, {"precision": FLOAT16}),
         (ITERATIONS, BY_ITERATION, {}),
         (ITERATIONS, BY_ITERATION, {"sampler": "InfiniteSampler", "accumulate": 2}),
     ],
