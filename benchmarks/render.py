@@ -260,7 +260,7 @@ def endurance() -> str:
         ],
         [
             "open files",
-            f"{data['open_files']}, {data['open_files_per_hour']:+.1f} per hour",
+            f"{data['open_files']}, {round(data['open_files_per_hour'], 1) + 0:+.1f} per hour",
         ],
         [
             "throughput of the last tenth over that of the first",
