@@ -1,7 +1,7 @@
 """Autocast to sixteen bits on any device; mmengine's ``AmpOptimWrapper`` wants a GPU."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from mmengine.device import get_device
@@ -21,10 +21,8 @@ class BFloat16OptimWrapper(OptimWrapper):
     the processor has bfloat16 instructions. Takes the arguments of ``OptimWrapper``.
     """
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
-            yield
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
+        return _autocast(self, model, torch.bfloat16)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -57,10 +55,12 @@ class Float16OptimWrapper(AmpOptimWrapper):
             )
         self.loss_scaler = torch.amp.GradScaler(get_device(), **scaler)
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        with (
-            OptimWrapper.optim_context(self, model),
-            torch.autocast(get_device(), dtype=torch.float16),
-        ):
-            yield
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
+        return _autocast(self, model, self.cast_dtype)
+
+
+@contextmanager
+def _autocast(wrapper: OptimWrapper, model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    # Not the wrapper's own base: AmpOptimWrapper's refuses float16 on a CPU.
+    with OptimWrapper.optim_context(wrapper, model), torch.autocast(get_device(), dtype=dtype):
+        yield

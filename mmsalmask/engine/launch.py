@@ -29,6 +29,10 @@ from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
 from mmsalmask.errors import InputError, Stopped
 from mmsalmask.saliency import CachedSaliency
 
+_AMP = {
+    "float16": "mmsalmask.Float16OptimWrapper",
+    "bfloat16": "mmsalmask.BFloat16OptimWrapper",
+}
 _FUSED = ("SGD", "Adam", "AdamW")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -55,10 +59,8 @@ def use_amp(config: Config, dtype: str) -> None:
         )
     wrapper.pop("dtype", None)
     if dtype == "bfloat16":
-        wrapper.type = "mmsalmask.BFloat16OptimWrapper"
         wrapper.pop("loss_scale", None)
-    else:
-        wrapper.type = "mmsalmask.Float16OptimWrapper"
+    wrapper.type = _AMP[dtype]
 
 
 def set_resume(config: Config, resume: str) -> None:
@@ -178,8 +180,7 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
         fuse_optimizers(config)
     _check_work_dir(config)
     runner = ExactRunner.from_cfg(config)
-    halves = ("mmsalmask.BFloat16OptimWrapper", "mmsalmask.Float16OptimWrapper")
-    if wrapper.get("type") in halves and not torch.cuda.is_available():
+    if wrapper.get("type") in _AMP.values() and not torch.cuda.is_available():
         runner.logger.warning(
             "--amp on a CPU: most only imitate sixteen bits, and take many times as long as with "
             "32; compare images_per_second without it"
