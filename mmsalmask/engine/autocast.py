@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
+from torch.optim import Optimizer
 
 from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
@@ -36,7 +38,7 @@ class Float16OptimWrapper(AmpOptimWrapper):
         **options: as of ``OptimWrapper``.
 
     Raises:
-        InputError: for a ``loss_scale`` that is none of these.
+        InputError: for a ``loss_scale`` that is none of these, and for a fused SGD with dampening.
     """
 
     def __init__(self, loss_scale: str | float | dict = "dynamic", **options) -> None:
@@ -54,9 +56,33 @@ class Float16OptimWrapper(AmpOptimWrapper):
                 f"got {loss_scale!r}"
             )
         self.loss_scaler = torch.amp.GradScaler(get_device(), **scaler)
+        if any(group.get("fused") and group.get("dampening") for group in self.param_groups):
+            raise InputError(
+                "float16 cannot scale the loss of a fused SGD with dampening: set "
+                "optim_wrapper.optimizer.fused to False, or its dampening to 0"
+            )
+        self.optimizer.register_step_pre_hook(_start_momentum)
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[None]:
         return _autocast(self, model, self.cast_dtype)
+
+
+def _start_momentum(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Give a fused SGD the momentum of zero that it started from.
+
+    For its first step torch takes memory as it comes, to be written by that step. If the loss
+    scaling skips the step, as it does until the scale has come down, what happened to lie there
+    stays as the momentum. Starting from zero is the same, dampening apart.
+    """
+    if not isinstance(optimizer, torch.optim.SGD) or not hasattr(optimizer, "found_inf"):
+        return
+    for group in optimizer.param_groups:
+        if group["momentum"] == 0:
+            continue
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if parameter.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
 
 
 @contextmanager

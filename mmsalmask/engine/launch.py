@@ -131,8 +131,13 @@ def _warn(text: str) -> None:
 
 
 def fuse_optimizers(config: Config) -> None:
-    """Update all parameters in one kernel where torch's optimizer can and the config is silent."""
+    """Update all parameters in one kernel where torch's optimizer can and the config is silent.
+
+    Not under mmengine's own loss scaling, which leaves the momentum of a fused SGD to chance.
+    """
     wrapper = config.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper":
+        return
     own = (wrapper.get("paramwise_cfg") or {}).get("mask_net") or {}
     for optimizer in (wrapper.get("optimizer"), own.get("optimizer")):
         if optimizer and optimizer.get("type") in _FUSED:

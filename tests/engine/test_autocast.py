@@ -9,11 +9,11 @@ from mmsalmask.engine import BFloat16OptimWrapper, Float16OptimWrapper
 from mmsalmask.errors import InputError
 
 
-def wrapped(loss_scale="dynamic", **options) -> tuple[nn.Linear, Float16OptimWrapper]:
+def wrapped(loss_scale="dynamic", **sgd) -> tuple[nn.Linear, Float16OptimWrapper]:
     torch.manual_seed(0)
     net = nn.Linear(4, 3).to(get_device())
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    return net, Float16OptimWrapper(loss_scale, optimizer=optimizer, **options)
+    optimizer = torch.optim.SGD(net.parameters(), **{"lr": 0.1, **sgd})
+    return net, Float16OptimWrapper(loss_scale, optimizer=optimizer)
 
 
 def test_only_the_forward_pass_is_in_sixteen_bits():
@@ -47,6 +47,27 @@ def test_an_overflow_skips_the_step_and_halves_a_dynamic_scale(loss_scale):
     assert net.weight.equal(before)
     fixed = isinstance(loss_scale, float)
     assert wrapper.loss_scaler.get_scale() == (scale if fixed else scale / 2)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_fused_optimizer_whose_first_steps_are_skipped_starts_as_any_other(monkeypatch, momentum):
+    # What torch finds in the memory that it takes, by bad luck.
+    monkeypatch.setattr(torch, "empty_like", lambda t, **_: torch.full_like(t, float("nan")))
+    nets = []
+    for fused in (True, False):
+        net, wrapper = wrapped(momentum=momentum, weight_decay=0.1, fused=fused)
+        for value in (float("inf"), float("inf"), 1.0, 2.0, float("inf"), 3.0):
+            inputs = torch.full((2, 4), value, device=get_device())
+            wrapper.update_params(net(inputs).square().mean())
+        nets.append(net)
+    torch.testing.assert_close(nets[0].weight, nets[1].weight)
+    assert nets[0].weight.isfinite().all()
+
+
+def test_a_fused_optimizer_with_dampening_is_refused():
+    wrapped(momentum=0.9, dampening=0.5)
+    with pytest.raises(InputError, match="a fused SGD with dampening"):
+        wrapped(momentum=0.9, dampening=0.5, fused=True)
 
 
 def test_a_resumed_run_has_the_scale_of_the_one_that_was_stopped():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from test_masks import BATCH, Views, masker, model
@@ -13,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from mmsalmask.checkpoint import backbone_state, load_checkpoint, save_backbone
 from mmsalmask.config import load_config
 from mmsalmask.datasets.demo import draw_demo_set
-from mmsalmask.engine.launch import build_runner
+from mmsalmask.engine.launch import build_runner, fuse_optimizers
 
 LOG_INTERVAL = 3
 # Five iterations an epoch: one log line after the third, one at the epoch's end.
@@ -204,6 +205,14 @@ def test_a_fast_step_fuses_the_optimizer_unless_the_config_says_otherwise(tmp_pa
         runner.train()
         found[name] = runner.optim_wrapper.optimizer.defaults["fused"]
     assert found == {"fast": True, "plain": None, "said": False}
+
+
+def test_mmengines_own_loss_scaling_gets_no_fused_optimizer():
+    """Torch leaves the momentum of a fused SGD to chance if its first step is skipped."""
+    for wrapper, fused in (("AmpOptimWrapper", None), ("mmsalmask.Float16OptimWrapper", True)):
+        config = Config({"optim_wrapper": {"type": wrapper, "optimizer": {"type": "SGD"}}})
+        fuse_optimizers(config)
+        assert config.optim_wrapper.optimizer.get("fused") is fused
 
 
 def test_both_optimizers_of_adios_are_fused(tmp_path, shapes):
