@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.cli import STOPPED_STATUS
@@ -608,11 +609,13 @@ def endure(minutes: float, folder: Path) -> dict:
     child = start(_DEMO, work, "--cfg-options", *options)
     text, samples = work.with_suffix(".txt"), []
     status = wait(child, 600, lambda: text.exists() and b"(train)" in text.read_bytes())
+    yardstick = _yardstick()  # not before the fork: what torch starts would be lost in the child
     begin = time.monotonic()
     while status is None and time.monotonic() < begin + 60 * minutes:
         group = _group(child)
         files = len(os.listdir(f"/proc/{child}/fd"))
-        samples.append((time.monotonic() - begin, sum(map(_resident, group)), files))
+        memory = sum(map(_resident, group))
+        samples.append((time.monotonic() - begin, memory, files, yardstick()))
         status = wait(child, 2)
     if status is not None:
         raise SystemExit(f"{work} ended with status {status}: see {text}")
@@ -622,11 +625,11 @@ def endure(minutes: float, folder: Path) -> dict:
     (log,) = work.glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     trained = [line for line in lines if "loss" in line]
-    seconds = np.array([line["time"] for line in trained])
-    tenth = max(1, len(seconds) // 10)
+    throughput = _last_over_first([1 / line["time"] for line in trained])
+    speed = _last_over_first([1 / seconds for *_, seconds in samples])
     late = np.array(samples[len(samples) // 2 :])
     stretches = np.array_split(late, min(30, len(late)))
-    seconds_passed, memory, files = np.array([np.median(s, axis=0) for s in stretches]).T
+    seconds_passed, memory, files, _ = np.array([np.median(s, axis=0) for s in stretches]).T
     hours = seconds_passed / 3600
     return {
         "minutes": minutes,
@@ -635,10 +638,31 @@ def endure(minutes: float, folder: Path) -> dict:
         "memory_mb_per_hour": float(np.polyfit(hours, memory, 1)[0]),
         "open_files": samples[-1][2],
         "open_files_per_hour": float(np.polyfit(hours, files, 1)[0]),
-        "throughput_last_over_first": float(
-            np.median(seconds[:tenth]) / np.median(seconds[-tenth:])
-        ),
+        "throughput_last_over_first": throughput,
+        "machine_last_over_first": speed,
     }
+
+
+def _yardstick() -> Callable[[], float]:
+    """A fixed piece of work for one thread, a step of a small ConvNet; returns its seconds."""
+    torch.set_num_threads(1)
+    layers = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+    net, images = nn.Sequential(*layers * 4), torch.randn(16, 32, 24, 24)
+
+    def work() -> float:
+        begin = time.perf_counter()
+        net(images).sum().backward()
+        return time.perf_counter() - begin
+
+    for _ in range(5):
+        work()
+    return work
+
+
+def _last_over_first(values: Sequence[float]) -> float:
+    """The median of the last tenth over that of the first."""
+    tenth = max(1, len(values) // 10)
+    return float(np.median(values[-tenth:]) / np.median(values[:tenth]))
 
 
 def _group(leader: int) -> list[int]:
