@@ -279,6 +279,13 @@ def _resume_or_begin(work: Path) -> list[str]:
     return []
 
 
+def _watch_training(work: Path) -> Callable[[], bool]:
+    """Tells whether the run that is started next has logged an iteration."""
+    text = work.with_suffix(".txt")
+    seen = text.stat().st_size if text.exists() else 0
+    return lambda: text.exists() and b"(train)" in text.read_bytes()[seen:]
+
+
 def saving(work: Path) -> bool:
     """Whether a checkpoint is being written: its temporary file is there, not yet renamed."""
     return any(work.glob(".*.pth.*"))
@@ -386,12 +393,8 @@ def stop(config: Path, work: Path, number: signal.Signals) -> dict | None:
     Returns:
         The signal's name, and the seconds it took; ``None`` for a run that was through before.
     """
-    child, text = start(config, work, *_resume_or_begin(work)), work.with_suffix(".txt")
-    seen = text.stat().st_size if text.exists() else 0
-
-    def trains() -> bool:
-        return text.exists() and b"(train)" in text.read_bytes()[seen:]
-
+    trains = _watch_training(work)
+    child = start(config, work, *_resume_or_begin(work))
     status = wait(child, 600, trains)
     begin = time.monotonic()
     if status is None:
@@ -409,13 +412,12 @@ def torment(case: Case, config: Path, kills: int, number: signal.Signals, draw: 
     """Kill a run so many times and stop it once, resume it to the end, and compare.
 
     Every other kill comes at a random moment, those between in the middle of a save or of an
-    evaluation. A run that was through before its moment came is compared, and begun anew.
+    evaluation; all while it trains and after a first checkpoint, for without one nothing is
+    resumed. A run that was through before its moment came is compared, and begun anew.
     """
     config.write_text(case.text)
     whole, work = (config.with_name(f"{config.stem}_{name}") for name in ("whole", "killed"))
-    begin = time.monotonic()
-    run_through(config, whole)
-    duration = time.monotonic() - begin
+    span = _seconds_from_first_checkpoint(config, whole)
     moments, stopped, different = [], None, []
 
     def finish() -> None:
@@ -424,11 +426,16 @@ def torment(case: Case, config: Path, kills: int, number: signal.Signals, draw: 
 
     inside = evaluating if case.method == "classifier" else saving
     while len(moments) < kills:
+        trains = _watch_training(work)
         child = start(config, work, *_resume_or_begin(work))
-        if len(moments) % 2:
+        # A resumed run first clears away what a killed save has left.
+        status = wait(child, 600, trains)
+        if status is None:
+            status = wait(child, 600, lambda: run_checkpoints(work))
+        if status is None and len(moments) % 2:
             status = wait(child, 600, lambda: inside(work))
-        else:
-            status = wait(child, draw.uniform(0.2, 0.8) * duration)
+        elif status is None:
+            status = wait(child, draw.random() * span)
         if status is None:
             kill(child)
             during = "a save" if saving(work) else "an evaluation" if evaluating(work) else "else"
@@ -454,13 +461,23 @@ def torment(case: Case, config: Path, kills: int, number: signal.Signals, draw: 
     }
 
 
-def kill_at_random(kills: int, seed: int, folder: Path, chosen: Sequence[int] | None) -> dict:
+def _seconds_from_first_checkpoint(config: Path, work: Path) -> float:
+    """Run to the end; how long it went on after its first checkpoint."""
+    child = start(config, work)
+    status, begin = wait(child, 600, lambda: run_checkpoints(work)), time.monotonic()
+    if status is None:
+        status = wait(child, 600)
+    if status != 0:
+        raise SystemExit(f"{work} ended with status {status}: see {work}.txt")
+    return time.monotonic() - begin
+
+
+def kill_at_random(kills: int, seed: int, folder: Path) -> dict:
     """Spread the kills over the cases."""
     torch.set_num_threads(1)
     draw = random.Random(seed)
     draw_images(folder / "images")
     listed = cases(folder / "images")
-    listed = listed if chosen is None else [listed[i] for i in chosen]
     rows = []
     for i, case in enumerate(listed):
         share = kills // len(listed) + (i < kills % len(listed))
@@ -736,7 +753,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["kills", "processes", "files", "endurance", "precision"])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--cases", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
     parser.add_argument("--steps", type=int, default=2000)
@@ -751,7 +767,7 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         if arguments.part == "kills":
-            figures = kill_at_random(arguments.kills, arguments.seed, folder, arguments.cases)
+            figures = kill_at_random(arguments.kills, arguments.seed, folder)
             _write("kills", figures, arguments.json)
             if any(row["different"] for row in figures["cases"]):
                 sys.exit("a run ended differently after it was killed")

@@ -193,11 +193,18 @@ def reliability(part: str, folder: Path, *words: str) -> dict:
 
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_as_if_they_had_not_been(tmp_path):
-    # A classifier with validations, MaskedMoCo with workers, MaskedSimCLR and ADIOS.
-    rows = reliability("kills", tmp_path, "--kills", "5", "--cases", "3", "0", "1", "6")["cases"]
-    assert sum(len(row["kills"]) for row in rows) == 5
-    assert rows[0]["kills"][1]["during"] in ("an evaluation", "a save")
-    assert [row["different"] for row in rows] == [[]] * 4
+    rows = reliability("kills", tmp_path)["cases"]
+    kills = [kill for row in rows for kill in row["kills"]]
+    assert len(kills) == 20
+    # Without a checkpoint a run would only begin anew.
+    assert all(kill["newest"] for kill in kills)
+    assert {"else", "a save"} <= {kill["during"] for kill in kills}
+    assert {(row["method"], row["workers"]) for row in rows} == {
+        (method, workers)
+        for method in ("MaskedMoCo", "MaskedSimCLR", "ADIOS", "classifier")
+        for workers in (0, 2)
+    }
+    assert [row["different"] for row in rows] == [[]] * 8
     assert {row["stop"]["signal"] for row in rows} == {"SIGTERM", "SIGINT"}
     assert all(row["stop"]["seconds"] < 30 for row in rows)
 
