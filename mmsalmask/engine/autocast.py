@@ -79,9 +79,10 @@ def _start_momentum(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
         if group["momentum"] == 0:
             continue
-        for parameter in group["params"]:
+        trained = (parameter for parameter in group["params"] if parameter.grad is not None)
+        for parameter in trained:
             state = optimizer.state[parameter]
-            if parameter.grad is not None and state.get("momentum_buffer") is None:
+            if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter.grad)
 
 
