@@ -265,7 +265,10 @@ def kill(child: int) -> None:
 
 def run_through(config: Path, work: Path, *words: str, seconds: float = 600) -> None:
     """Run to the end, which has to be a good one and come in so many seconds."""
-    status = wait(start(config, work, *words), seconds)
+    _expect_good_end(work, wait(start(config, work, *words), seconds))
+
+
+def _expect_good_end(work: Path, status: int | None) -> None:
     if status != 0:
         tail = work.with_suffix(".txt").read_text()[-3000:]
         raise SystemExit(f"{work} ended with status {status}:\n{tail}")
@@ -465,10 +468,7 @@ def _seconds_from_first_checkpoint(config: Path, work: Path) -> float:
     """Run to the end; how long it went on after its first checkpoint."""
     child = start(config, work)
     status, begin = wait(child, 600, lambda: run_checkpoints(work)), time.monotonic()
-    if status is None:
-        status = wait(child, 600)
-    if status != 0:
-        raise SystemExit(f"{work} ended with status {status}: see {work}.txt")
+    _expect_good_end(work, wait(child, 600) if status is None else status)
     return time.monotonic() - begin
 
 
@@ -623,9 +623,9 @@ def endure(minutes: float, folder: Path) -> dict:
     data, work = folder / "data", folder / "endurance"
     draw_demo_set(data)
     options = [f"data_root={data}", "train_cfg.max_epochs=100000"]
+    trains, text, samples = _watch_training(work), work.with_suffix(".txt"), []
     child = start(_DEMO, work, "--cfg-options", *options)
-    text, samples = work.with_suffix(".txt"), []
-    status = wait(child, 600, lambda: text.exists() and b"(train)" in text.read_bytes())
+    status = wait(child, 600, trains)
     yardstick = _yardstick()  # not before the fork: what torch starts would be lost in the child
     begin = time.monotonic()
     while status is None and time.monotonic() < begin + 60 * minutes:

@@ -199,6 +199,7 @@ def test_runs_killed_at_random_moments_end_as_if_they_had_not_been(tmp_path):
     # Without a checkpoint a run would only begin anew.
     assert all(kill["newest"] for kill in kills)
     assert {"else", "a save"} <= {kill["during"] for kill in kills}
+    assert rows[3]["kills"][1]["during"] in ("an evaluation", "a save")
     assert {(row["method"], row["workers"]) for row in rows} == {
         (method, workers)
         for method in ("MaskedMoCo", "MaskedSimCLR", "ADIOS", "classifier")
