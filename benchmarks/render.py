@@ -193,7 +193,7 @@ def study_rows(data: dict) -> str:
             values = [run[key] for run in runs.values() if key in run]
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.1f}{spread}" if values else "failed")
-        difference = data["differences"].get(name)
+        difference = data.get("differences", {}).get(name)
         interval = "" if difference is None else "{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
         minutes = mean([run["pretraining_seconds"] / 60 for run in runs.values()] or [0])
         cells += [interval.format(**(difference or {})), f"{minutes:.1f}" if minutes else ""]

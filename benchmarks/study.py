@@ -1,18 +1,20 @@
 """The study: does saliency masking learn better, and why?
 
-Methods × seeds under one recipe, pretrained without labels on one part of a set of photos and
-evaluated on the rest by kNN and by a linear classifier; then the localizers, and what their masks
-hide. Nothing is tuned for one method; learning rate and neck of the small scale were chosen for
-plain MoCo v2.
+Methods × seeds under one recipe, pretrained without labels on the photos of --train and evaluated
+on those of --test by kNN and by a linear classifier; then the localizers, and what their masks
+hide. By default the photos are Imagenette's, in its official split.
 
-    python benchmarks/study.py --scale small                       # two cores, within the hour
-    python benchmarks/study.py --scale gpu --jobs 4                # one GPU
-    python benchmarks/study.py --scale gpu --rows all --data photos/   # <class>/<image>, your own
+    python benchmarks/study.py --scale small --jobs 2                  # 64 px, quarter width
+    python benchmarks/study.py --scale gpu --jobs 3                    # 128 px, 200 epochs
+    python benchmarks/study.py --tune --epochs 20                      # choose the small recipe
+    python benchmarks/study.py --train mine/train --test mine/test --rows all
 
-Started again with the same command, it goes on where it stopped. Everything lies in --out: the
-photos split (--train-per-class of each class, drawn by seed 0, are the training part: the only ones
-that pretraining sees, without labels, and that the classifiers learn from; all others are the
-test), a folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
+The recipe is chosen on training photos alone: --tune pretrains plain MoCo v2 and the high-pass
+strategy on nine tenths of them under each of the recipes in TRIALS, and evaluates on the tenth that
+seed 0 holds out. Constants that are not of the scale are given by --recipe.
+
+Started again with the same command, it goes on where it stopped. Everything lies in --out: a folder
+per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
 """
 
 import argparse
@@ -21,8 +23,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +42,6 @@ from torch import Tensor
 
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
-from mmsalmask.datasets import ImageFolder, split_per_class
 from mmsalmask.engine.gallery import Column, draw_columns, to_photos
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
@@ -54,79 +58,117 @@ from mmsalmask.saliency import (
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
-# One recipe for all rows; ``lr`` for ``batch``.
+# What every row of a scale shares. "small" was chosen by --tune; "gpu" is the recipe that lightly
+# publishes for Imagenette (https://docs.lightly.ai, "Imagenette").
 SCALES = {
     "small": {
         "size": 64,
-        "epochs": 6,
-        "batch": 32,
-        "queue": 512,
-        "lr": 0.03,
+        "stored": 85,
+        "width": 16,
+        "epochs": 50,
+        "batch": 128,
+        "lr": 0.15,
+        "weight_decay": 5e-4,
+        "temperature": 0.2,
+        "queue": 4096,
+        "momentum": 0.99,
         "neck": "NonLinearNeck",
-        "seeds": [0],
+        "hidden": 128,
+        "crop_area": [0.2, 1.0],
+        "zero_init": True,
+        "symmetric": False,
+        "bn_splits": 1,
+        "k": 20,
+        "seeds": [0, 1, 2],
         "jobs": 2,
         "amp": None,
     },
     "gpu": {
-        "size": 96,
-        "epochs": 300,
-        "batch": 128,
-        "queue": 2048,
+        "size": 128,
+        "stored": 144,
+        "width": 64,
+        "epochs": 200,
+        "batch": 256,
         "lr": 0.06,
+        "weight_decay": 5e-4,
+        "temperature": 0.1,
+        "queue": 4096,
+        "momentum": 0.99,
         "neck": "MoCoV2Neck",
-        "seeds": [0, 1, 2],
-        "jobs": 4,
+        "hidden": 2048,
+        "crop_area": [0.08, 1.0],
+        "zero_init": False,
+        "symmetric": True,
+        "bn_splits": 1,
+        "k": 200,
+        "seeds": [0],
+        "jobs": 2,
         "amp": "bfloat16",
     },
 }
-# With BatchNorm: the embeddings of a new net nearly agree, and MoCo v2's neck takes longer to
-# spread them than the small scale lasts. Until then keys are told by their age, not by their photo.
-NORMALISED_NECK = dict(
-    _delete_=True,
-    type="NonLinearNeck",
-    in_channels=512,
-    hid_channels=512,
-    out_channels=128,
-    num_layers=2,
-    with_bias=False,
-    with_avg_pool=True,
-    with_last_bn_affine=False,
-    norm_cfg=dict(type="BN1d"),
-)
+# Recipes that --tune compares: what they change in the scale's.
+TRIALS = {
+    "as the scale": {},
+    "no zero init": {"zero_init": False},
+    "BatchNorm in 8 groups": {"bn_splits": 8},
+    "τ 0.1, lr 0.06": {"temperature": 0.1, "lr": 0.06},
+    "τ 0.1, lr 0.06, 8 groups": {"temperature": 0.1, "lr": 0.06, "bn_splits": 8},
+    "symmetric": {"symmetric": True},
+    "lr 0.3": {"lr": 0.3},
+}
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 MASKER = "model.data_preprocessor.masker"
+STRATEGY = f"{MASKER}.strategy"
 # Name → demo recipe, overrides.
 ROWS: dict[str, tuple[str, list[str]]] = {
     UNTRAINED: ("mocov2", []),
     BASELINE: ("mocov2", []),
     "MSCN": ("mocov2-mscn", []),
-    "ADIOS": ("adios-mocov2", []),
     "high-pass": ("mocov2-salmask-highpass", []),
     "blur": ("mocov2-salmask-blur", []),
     "mean": ("mocov2-salmask-mean", []),
-    # two fills that are not of the paper
+    # fills that are not of the paper
     "low-pass": ("mocov2-salmask-lowpass", []),
     "feathered mean": ("mocov2-salmask-feathered", []),
-    # the ingredients, of the mean
+    "MixMask": ("mocov2-mixmask", []),
+    "ADIOS-s": ("adios-s-mocov2", []),
+    # what each ingredient does: of the high-pass strategy, the best, and of the mean
+    "high-pass filter, no masks": (
+        "mocov2-mscn",
+        [f"{MASKER}.query_ratio=[0.0,0.0]", f"{STRATEGY}.focal_prob=0.0"],
+    ),
+    "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
+    "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
+    "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
+    "mean, random patches, no hard negatives": (
+        "mocov2-salmask-mean",
+        [f"{MASKER}.patches=random", f"{MASKER}.hard_negatives=0"],
+    ),
+    "high-pass, filter scaled": (
+        "mocov2-salmask-highpass",
+        [
+            f"{MASKER}.hard_negatives=0",
+            f"{STRATEGY}.kernel_size=5",
+            f"{STRATEGY}.sigma=1.43",
+        ],
+    ),
     "mean, random patches": ("mocov2-salmask-mean", [f"{MASKER}.patches=random"]),
     "mean, both views": ("mocov2-salmask-mean", [f"{MASKER}.masked_views=both"]),
-    "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "mean, ρ = 1": ("mocov2-salmask-mean", ["model.head.penalty=1.0"]),
     "mean, ρ = 3": ("mocov2-salmask-mean", ["model.head.penalty=3.0"]),
+    "mean, two hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=2"]),
+    "mean, grid 4": ("mocov2-salmask-mean", [f"{MASKER}.grid=4"]),
     "mean, grid 14": ("mocov2-salmask-mean", [f"{MASKER}.grid=14"]),
+    "mean, larger masks": ("mocov2-salmask-mean", [f"{MASKER}.query_ratio=[0.2,0.5]"]),
+    "mean, purer foreground": ("mocov2-salmask-mean", [f"{MASKER}.offset=-0.6"]),
     "SimCLR": ("simclr", []),
-    "SimCLR, mean": ("simclr-salmask-mean", []),
+    "SimCLR, high-pass": ("simclr-salmask-highpass", []),
 }
 # The mean with saliency from the study's own plain MoCo v2 backbone.
 BOOTSTRAPPED = "mean, bootstrapped localizer"
-CHOICES = {
-    "small": [UNTRAINED, BASELINE, "MSCN", "high-pass", "blur", "mean"],
-    "gpu": [UNTRAINED, BASELINE, "MSCN", "ADIOS", "high-pass", "blur", "mean"],
-    "all": [*ROWS, BOOTSTRAPPED],
-}
-# Keeps the resolution of the second stage to the end, so that small views have a map.
-TRUNK = dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-PICTURED = ("elephant", "sunflower", "panda")
+MAIN = [UNTRAINED, BASELINE, "MSCN", "high-pass", "blur", "mean"]
+CHOICES = {"small": MAIN, "gpu": MAIN, "all": [*ROWS, BOOTSTRAPPED]}
+PICTURED = ("n02102040", "n03028079", "n03445777")  # a dog, a church, a golf ball
 GRIDS, DRAWS = (4, 7, 14), 20
 FINE = 56  # cells of a side, a multiple of every grid
 
@@ -136,73 +178,98 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=SCALES, default="small")
-    parser.add_argument("--data", type=Path, help="folder <class>/<image> (caltech101_112.tar)")
-    parser.add_argument("--train-per-class", type=int, default=30, metavar="N")
+    parser.add_argument("--train", type=Path, help="folder <class>/<image> (Imagenette's)")
+    parser.add_argument("--test", type=Path, help="folder <class>/<image> (Imagenette's)")
+    parser.add_argument("--tune", action="store_true", help="compare recipes, on --train alone")
     parser.add_argument(
         "--rows",
         nargs="+",
         metavar="ROW",
-        help=f"by default those of the scale; 'all', or of: {'; '.join(CHOICES['all'])}",
+        help=f"by default those of the scale; 'all', or of: {'; '.join(CHOICES['all'])}; with "
+        f"--tune of: {'; '.join(TRIALS)}",
     )
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--lr", type=float, help="of all rows")
-    parser.add_argument("--neck", choices=["MoCoV2Neck", "NonLinearNeck"], help="of all MoCo v2's")
+    parser.add_argument(
+        "--recipe", nargs="+", default=[], metavar="KEY=VALUE", help="constants for all rows"
+    )
     parser.add_argument("--jobs", type=int, help="runs side by side")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each that decode")
     parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args()
-    for name, value in SCALES[options.scale].items():
+    scale = SCALES[options.scale]
+    for pair in options.recipe:
+        key, _, value = pair.partition("=")
+        if key not in scale:
+            parser.error(f"--recipe: there is no constant {key!r}, but {', '.join(scale)}")
+        setattr(options, key, yaml.safe_load(value))
+    for name, value in scale.items():
         if getattr(options, name, None) is None:
             setattr(options, name, value)
-    options.out = options.out or Path("work_dirs") / f"study_{options.scale}"
-    options.rows = options.rows or CHOICES[options.scale]
+    if (options.train is None) != (options.test is None) and not options.tune:
+        parser.error("give both --train and --test, or neither for Imagenette")
+    kind = "tuning" if options.tune else "study"
+    options.out = options.out or Path("work_dirs") / f"{kind}_{options.scale}"
+    known = list(trials()) if options.tune else CHOICES["all"]
+    options.rows = options.rows or (known if options.tune else CHOICES[options.scale])
     if options.rows == ["all"]:
-        options.rows = CHOICES["all"]
-    if unknown := [row for row in options.rows if row not in CHOICES["all"]]:
-        parser.error(f"--rows: there is no row {unknown[0]!r}, but {'; '.join(CHOICES['all'])}")
-    # Every other row is compared with it, and the bootstrapped localizer is made of it.
-    options.rows = [row for row in CHOICES["all"] if row in {*options.rows, BASELINE}]
+        options.rows = known
+    if unknown := [row for row in options.rows if row not in known]:
+        parser.error(f"--rows: there is no row {unknown[0]!r}, but {'; '.join(known)}")
+    if not options.tune:
+        # Every other row is compared with it, and the bootstrapped localizer is made of it.
+        options.rows = [row for row in CHOICES["all"] if row in {*options.rows, BASELINE}]
     return options
+
+
+def trials() -> dict[str, tuple[str, dict]]:
+    """Name → demo recipe and changed constants of every row of --tune."""
+    methods = {BASELINE: "mocov2", "high-pass": "mocov2-salmask-highpass"}
+    return {
+        f"{method}, {name}": (recipe, changed)
+        for method, recipe in methods.items()
+        for name, changed in TRIALS.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------- the data
 
 
-def split(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Folders ``<class>/<image>`` of links to the photos: the training part and the test."""
-    sides = options.out / "photos" / "train", options.out / "photos" / "test"
-    finished = options.out / "photos" / "split.json"
-    data = options.data or unpack(options.out)
-    wanted = {"data": str(data.resolve()), "train_per_class": options.train_per_class}
-    if finished.exists():
-        if json.loads(finished.read_text()) != wanted:
-            raise InputError(f"{options.out} holds a study of other photos: choose another --out")
-        return sides
-    folder = ImageFolder(str(data), with_label=True)
-    infos = [folder.get_data_info(index) for index in range(len(folder))]
-    parts = split_per_class([info["gt_label"] for info in infos], options.train_per_class, seed=0)
-    for side, part in zip(sides, parts, strict=True):
-        for index in part:
-            photo = Path(infos[index]["img_path"])
-            link = side / photo.relative_to(data)
+def photo_sides(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The folders to train on and to test on."""
+    if options.train is None:
+        folder = unpack("imagenette_112", options.out)
+        sides = folder / "train", folder / "val"
+    else:
+        sides = options.train, options.test
+    return hold_out(sides[0], options.out / "held_out") if options.tune else sides
+
+
+def hold_out(photos: Path, out: Path) -> tuple[Path, Path]:
+    """Links to nine tenths of the photos, and to the tenth of each class that seed 0 draws."""
+    sides, random = (out / "train", out / "test"), np.random.default_rng(0)
+    for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
+        files = sorted(folder.iterdir())
+        held = set(random.permutation(len(files))[: len(files) // 10].tolist())
+        for number, file in enumerate(files):
+            link = sides[number in held] / folder.name / file.name
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(photo.resolve())
-    write_result(finished, wanted)
+            if not link.is_symlink():
+                link.symlink_to(file.resolve())
     return sides
 
 
-def unpack(out: Path) -> Path:
-    """Caltech-101, unpacked once."""
-    folder = out / "caltech101_112"
+def unpack(name: str, out: Path) -> Path:
+    """A set of photos, unpacked once."""
+    folder = out / name
     if folder.exists():
         return folder
-    archive = find_photos("caltech101_112")
+    archive = find_photos(name)
     if archive is None:
         raise InputError(
-            "caltech101_112.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in, or "
-            "give --data a folder <class>/<image>"
+            f"{name}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in, or give "
+            "--train and --test folders <class>/<image>"
         )
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as part, tarfile.open(archive) as tar:
@@ -214,40 +281,70 @@ def unpack(out: Path) -> Path:
 # ---------------------------------------------------------------------------------------- the runs
 
 
-def settings(recipe: str, options: argparse.Namespace) -> dict:
-    """What the study changes in a demo recipe: the same for all rows."""
+def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
+    """What the study changes in a demo recipe: the same for all rows but for ``constants``."""
+    c = SimpleNamespace(**constants)
     hooks = [dict(hook) for hook in load_config(_config(recipe)).custom_hooks]
     for hook in hooks:
         if hook["type"] in ("mmsalmask.MaskGalleryHook", "mmsalmask.SlotGalleryHook"):
-            hook["interval"] = options.epochs
-    size = options.size
+            hook["interval"] = c.epochs
     pipeline = [
-        dict(type="mmsalmask.LoadWhole", size=size * 4 // 3),
+        dict(type="mmsalmask.LoadWhole", size=c.stored),
         dict(type="mmsalmask.PackWhole"),
     ]
     photos = dict(type="mmsalmask.ImageFolder", data_root="data/demo/train", pipeline=pipeline)
-    view = dict(type="mmsalmask.RandomView", size=size)
-    model = {"data_preprocessor": {"augment": dict(type="mmsalmask.DeviceAugmentation", view=view)}}
+    view = dict(type="mmsalmask.RandomView", size=c.size, crop_area=c.crop_area)
+    model = {
+        "data_preprocessor": {"augment": dict(type="mmsalmask.DeviceAugmentation", view=view)},
+        "backbone": {
+            "base_channels": c.width,
+            "stem_channels": c.width,
+            "zero_init_residual": c.zero_init,
+        },
+        "neck": neck(c.neck, 8 * c.width, c.hidden),
+        "head": {"temperature": c.temperature},
+    }
     if not recipe.startswith("simclr"):
-        model["queue_len"] = options.queue
-        if options.neck == "NonLinearNeck":
-            model["neck"] = NORMALISED_NECK
+        model |= {"queue_len": c.queue, "momentum": c.momentum}
+        # Options of MaskedMoCo that ADIOS, whose step has two phases, does not have.
+        if not recipe.startswith("adios"):
+            model |= {"symmetric": c.symmetric, "bn_splits": c.bn_splits}
     if recipe.startswith("adios"):
-        model["mask_net"] = {"size": size}
+        model["mask_net"] = {"size": c.size}
     return {
         "model": model,
         "train_dataloader": {
-            "batch_size": options.batch,
+            "batch_size": c.batch,
             "num_workers": 1,
             "dataset": dict(
                 _delete_=True, type="mmsalmask.InMemory", resident=True, dataset=photos
             ),
         },
-        "optim_wrapper": {"optimizer": {"lr": options.lr}},
-        "train_cfg": {"max_epochs": options.epochs},
-        "default_hooks": {"checkpoint": {"interval": max(1, options.epochs // 5)}},
+        "optim_wrapper": {"optimizer": {"lr": c.lr, "weight_decay": c.weight_decay}},
+        "train_cfg": {"max_epochs": c.epochs},
+        "default_hooks": {"checkpoint": {"interval": max(1, c.epochs // 5), "max_keep_ckpts": 1}},
         "custom_hooks": [*hooks, dict(type="mmsalmask.ResidentImagesHook")],
     }
+
+
+def neck(kind: str, channels: int, hidden: int) -> dict:
+    """The projection: MoCo v2's, or one with BatchNorm.
+
+    The embeddings of a new net nearly agree, and MoCo v2's neck takes longer to spread them than
+    the small scale lasts. Until then keys are told by their age, not by their photo.
+    """
+    found = dict(_delete_=True, type=kind, in_channels=channels, hid_channels=hidden)
+    found |= dict(out_channels=128, with_avg_pool=True)
+    if kind == "NonLinearNeck":
+        found |= dict(num_layers=2, with_bias=False, with_last_bn_affine=False)
+        found |= dict(norm_cfg=dict(type="BN1d"))
+    return found
+
+
+def trunk(width: int) -> dict:
+    """A localizer's backbone that keeps the resolution of its second stage: small views get a map."""
+    channels = dict(base_channels=width, stem_channels=width)
+    return dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **channels)
 
 
 def _config(recipe: str) -> str:
@@ -260,9 +357,13 @@ def plan(options: argparse.Namespace) -> Path:
     for name in options.rows:
         if name == BOOTSTRAPPED:
             continue
-        recipe, overrides = ROWS[name]
+        if options.tune:
+            (recipe, changed), overrides = trials()[name], []
+        else:
+            (recipe, overrides), changed = ROWS[name], {}
+        made = settings(recipe, {**vars(options), **changed})
         row = {"name": name, "config": _config(recipe), "overrides": overrides}
-        rows.append({**row, "settings": settings(recipe, options), "pretrain": name != UNTRAINED})
+        rows.append({**row, "settings": made, "pretrain": name != UNTRAINED})
     return _write(options.out / "plan.yml", rows)
 
 
@@ -270,9 +371,12 @@ def bootstrapped_plan(options: argparse.Namespace, train: Path, checkpoint: str)
     """The row whose saliency is that of the plain run's backbone, cached for whole photos."""
     recipe = "mocov2-salmask-mean"
     localizer = dict(
-        _delete_=True, type="mmsalmask.BackboneSaliency", backbone=TRUNK, checkpoint=checkpoint
+        _delete_=True,
+        type="mmsalmask.BackboneSaliency",
+        backbone=trunk(options.width),
+        checkpoint=checkpoint,
     )
-    changed = settings(recipe, options)
+    changed = settings(recipe, vars(options))
     changed["model"]["data_preprocessor"]["masker"] = {"localizer": localizer}
     cache, child = options.out / "bootstrapped.safetensors", options.out / "bootstrapped.py"
     lines = [f"_base_ = {_config(recipe)!r}", *(f"{key} = {changed[key]!r}" for key in changed)]
@@ -303,7 +407,8 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
     words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
-    words += ["--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
+    words += ["-k", options.k, "--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
+    words += ["--workers", options.workers]
     words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
     return json.loads(figures.read_text())["results"]
@@ -342,7 +447,7 @@ def _right(run: dict) -> np.ndarray:
     return bits[: run["test_images"]].astype(float)
 
 
-def analyse(checkpoint: str, seed: int = 0) -> tuple[dict, dict]:
+def analyse(checkpoint: str, width: int, seed: int = 0) -> tuple[dict, dict]:
     """Scores of the localizers on coco-mini, and what masks made by them hide of true objects.
 
     The latter by grid. Nothing where coco-mini is not at hand: photos with labels alone do not say
@@ -358,7 +463,7 @@ def analyse(checkpoint: str, seed: int = 0) -> tuple[dict, dict]:
     localizers = {
         "BoundaryPriorSaliency": Frozen(BoundaryPriorSaliency()),
         "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),
-        "bootstrapped": Frozen(backbone_saliency(TRUNK, checkpoint)),
+        "bootstrapped": Frozen(backbone_saliency(trunk(width), checkpoint)),
     }
     truth = on_grid(objects)
     scores = {name: measure(localizer, images, truth) for name, localizer in localizers.items()}
@@ -468,9 +573,10 @@ def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: in
 def write_page(data: dict, folder: Path) -> None:
     """All tables and pictures as Markdown."""
     recipe = [[key, str(value)] for key, value in data["recipe"].items()]
-    parts = ["# The study\n", study_rows(data)]
-    parts += ["![learning curves](curves.png)\n", "![masks](masks.png)\n"]
-    if data["localizers"]:
+    parts = ["# The study\n", study_rows(data), "![learning curves](curves.png)\n"]
+    if "differences" in data:
+        parts.append("![masks](masks.png)\n")
+    if data.get("localizers"):
         parts += ["## Localizers on coco-mini\n", study_localizers(data)]
         parts += ["## What masks hide of the true objects of coco-mini\n", study_hidden(data)]
         parts += ["## The same by the number of patches\n", study_grids(data)]
@@ -481,26 +587,27 @@ def write_page(data: dict, folder: Path) -> None:
 def main() -> None:
     options = parse_arguments()
     origin = provenance()
-    sides = split(options)
+    sides = photo_sides(options)
     results = run_rows(options, plan(options), sides)
-    checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-    if BOOTSTRAPPED in options.rows:
-        results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
-    scores, shares = analyse(checkpoint)
-    recipe = ("scale", *SCALES[options.scale], "train_per_class")
     data = {
         **origin,
         "seed": options.seeds,
-        "recipe": {key: getattr(options, key) for key in recipe},
+        "recipe": {key: getattr(options, key) for key in ("scale", *SCALES[options.scale])},
         "results": results,
-        "differences": differences(results),
-        "localizers": scores,
-        "hidden": shares,
     }
+    if options.tune:
+        data["trials"] = TRIALS
+    else:
+        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
+        if BOOTSTRAPPED in options.rows:
+            results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
+        data["differences"] = differences(results)
+        data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
     for file in filter(None, (options.out / "study.json", options.json)):
         write_result(file, data)
     draw_curves(results, options.out / "curves.png")
-    draw_masks(options.rows, sides[1], options.size, options.out / "masks.png")
+    if not options.tune:
+        draw_masks(options.rows, sides[1], options.size, options.out / "masks.png")
     write_page(data, options.out)
     print(f"page: {options.out / 'page.md'}")
 

@@ -94,6 +94,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="also log kNN accuracy every N epochs of the pretraining, on about "
         f"{CURVE_IMAGES:,} of the --test images, which this needs",
     )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that decode (%(default)s)"
+    )
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows of the plan")
     parser.add_argument(
@@ -209,6 +212,7 @@ def _knn_hook(options: argparse.Namespace) -> dict:
         "interval": options.curve,
         "size": options.size,
         "metric": {"type": "mmsalmask.KNNMetric", "k": options.k},
+        "num_workers": options.workers,
     }
 
 
@@ -288,6 +292,7 @@ def evaluate(
     file = folder / f"{tool}.json"
     words = [config[0], checkpoint, f"--train={options.data}", f"--seed={seed}"]
     words += [f"--size={options.size}", f"--json={file}", k, str(options.k)]
+    words.append(f"--workers={options.workers}")
     if options.test:
         words.append(f"--test={options.test}")
     else:
