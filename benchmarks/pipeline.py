@@ -157,7 +157,7 @@ def measure_device(
     images = torch.randint(0, 256, (batch, 3, stored, stored), dtype=torch.uint8, device=device)
     ready = images.new_empty(2 * batch, 3, size, size)
     index = torch.arange(batch, device=device)
-    sizes = torch.tensor([[375, 500]] * batch, device=device)
+    sizes = torch.tensor([[375, 500]] * batch)
     timed = {
         "two views": lambda: augment(images, index, sizes),
         "copy to float": ready.float,

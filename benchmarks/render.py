@@ -229,6 +229,19 @@ def study_grids(data: dict) -> str:
     return markdown(["masks", *(f"{grid} × {grid}" for grid in data["hidden"])], rows)
 
 
+def mask_shares() -> str:
+    data = result("mask_shares.json")
+    rows = []
+    for row in data["results"]:
+        sides = [
+            f"{row[f'{role}_{side}']:.1f}" for role in ("query", "hard") for side in ("fg", "bg")
+        ]
+        rows.append([f"{row['grid']}×{row['grid']}", row["masks"], row["shares"], *sides])
+    header = ["grid", "masks", "shares", "query: foreground", "background"]
+    header += ["hard negative: foreground", "background"]
+    return markdown(header, rows, words=3) + origin(data)
+
+
 def study_tuning() -> str:
     keys = ("linear_top1", "linear_mean_per_class", "top1", "mean_per_class")
     rows = [
@@ -313,6 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "endurance": endurance,
     "precision": precision,
     "study tuning": study_tuning,
+    "mask shares": mask_shares,
 }
 
 

@@ -1,7 +1,7 @@
 """Views on the device: random-resized crop, colours, blur and flip, batched, drawn per image.
 
-Plain PyTorch and kornia. Nothing here knows about masks, saliency or losses; what a saliency cache
-needs to know of a view, it is told as :class:`~mmsalmask.saliency.crops.Crops`.
+Plain PyTorch. Nothing here knows about masks, saliency or losses; what a saliency cache needs to
+know of a view, it is told as :class:`~mmsalmask.saliency.crops.Crops`.
 """
 
 from mmsalmask.augmentation.colours import gaussian_blur_each, jitter, shift_hue, solarize, to_grey

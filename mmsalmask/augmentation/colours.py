@@ -1,16 +1,18 @@
 """Colours and blur of a batch, another draw for each image, no loop over images, no wait.
 
-Images are RGB, (N, 3, H, W) float32 in [0, 255], and stay in that range. Formulas are those of
-torchvision and Pillow without Pillow's rounding to whole levels after each step.
-
-Of kornia only the filtering is used. Its ColorJitter draws one order of the four steps for a whole
-batch and asks the host which steps may be skipped; its random greyscale and blur pick the chosen
-images by indices, whose number the host must wait for, and its blur reads σ back to check it.
+Images are RGB, (N, 3, H, W) float32 in [0, 255] on any device, and stay in that range. Formulas are
+those of torchvision and Pillow without Pillow's rounding to whole levels after each step. What was
+drawn for each image lies on the CPU, so that the host knows which images a step concerns.
 """
 
+import math
+from functools import lru_cache
+
 import torch
-from kornia.filters import filter2d_separable
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmsalmask.augmentation.upload import upload
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # ITU-R 601, as Pillow, OpenCV and torchvision weigh.
@@ -20,73 +22,92 @@ _GREY = (0.299, 0.587, 0.114)
 def to_grey(images: Tensor) -> Tensor:
     """Luma, (N, 1, H, W)."""
     red, green, blue = images.split(1, dim=1)
-    return (_GREY[0] * red).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+    # Two interpolations read and write less than three products and their sum.
+    return torch.lerp(red, green, _GREY[1] / (1 - _GREY[2])).lerp_(blue, _GREY[2])
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue of each image; lightness and saturation stay.
 
     In HSV a turn leaves the largest channel M and the smallest m alone, and every channel is
-    M − (M − m)·t(hue) with a trapezoid t of its own. So neither saturation nor value is computed.
+    M − C·t(hue) with the chroma C = M − m and a trapezoid t of its own. So neither saturation nor
+    value is computed. The hue in sixths of the circle, from red at 0, is ±(G + B − R + M − 2m) / C,
+    positive towards green: on each of the six sides of the colour hexagon that is the usual
+    formula. The trapezoids bend at whole sixths only, so reading them from a table of whole sixths
+    is exact; ``grid_sample`` does it in one pass.
 
     Args:
         images: (N, 3, H, W), any range from 0 on.
-        turns: (N,), 1 is the full circle.
+        turns: (N,) on the images' device, in [−0.5, 0.5]; 1 is the full circle.
     """
+    least, most = images.aminmax(dim=1, keepdim=True)
     red, green, blue = images.split(1, dim=1)
-    largest, smallest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
-    chroma = largest - smallest
-    # In sixths of the circle: red is at 0, green at 2, blue at 4. Greys keep the hue 0.
-    sixth = torch.where(
-        largest == red,
-        green - blue,
-        torch.where(largest == green, blue - red, red - green),
-    ) / torch.where(chroma == 0, 1.0, chroma)
-    sixth += torch.where(largest == red, 0.0, torch.where(largest == green, 2.0, 4.0))
-    sixth += 6 * turns[:, None, None, None]
-    place = torch.cat([sixth + 5, sixth + 3, sixth + 1], 1).remainder_(6)
-    return largest - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
+    hue = (most - red).add_(green).add_(blue).sub_(least, alpha=2).copysign_(green - blue)
+    # Greys have the hue 0.
+    chroma = torch.sub(most, least, out=least).clamp_(min=torch.finfo(most.dtype).tiny)
+    place = torch.addcdiv(turns[:, None, None, None], hue, chroma, value=1 / 6)[:, 0, :, :, None]
+    missing = F.grid_sample(
+        _trapezoids(images.device).expand(len(images), -1, -1, -1),
+        place.expand(-1, -1, -1, 2),  # the table has one row, whatever the second coordinate
+        padding_mode="border",
+        align_corners=True,
+    )
+    return torch.addcmul(most, chroma, missing, value=-1)
+
+
+@lru_cache(maxsize=32)
+def _trapezoids(device: torch.device) -> Tensor:
+    """(1, 3, 1, 13): how much of the chroma red, green and blue lack at the hues −6 to 6 sixths."""
+    with torch.inference_mode(False):
+        from_own = (torch.arange(-6, 7) - torch.tensor([[0], [2], [4]])) % 6
+        return (from_own.minimum(6 - from_own) - 1.0).clamp(0, 1)[None, :, None].to(device)
+
+
+def turn_place(order: Tensor) -> Tensor:
+    """(N,), where in its order, (N, 4), each image has the turn of its hue."""
+    return (order == HUE).int().argmax(1)
 
 
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue, for each image in an order of its own.
 
     The first three are blends, of the image with black, its mean grey or its own greys: one
-    formula, f·x + (1 − f)·other, clipped. Three blends before the turn of the hue and three after
-    it make any order of the four, if a blend that is not due leaves its image as it is. That costs
-    less than a turn of the hue at each of the four places.
+    formula, f·x + (1 − f)·other, clipped. Images lie sorted by the place of the turn of the hue, so
+    a blend before the turn concerns the last of them and a blend after it the first: each image
+    passes three blends and one turn.
 
     Args:
-        images: (N, 3, H, W).
-        factors: (N, 4) of brightness, contrast, saturation, from 0 on, 1 changes nothing; and
-            turns of the hue, 0 changes nothing.
-        order: (N, 4) int64, a permutation of 0 to 3 per image, which of the four comes first, …
+        images: (N, 3, H, W), sorted such that :func:`turn_place` of ``order`` ascends; they are
+            written over.
+        factors: (N, 4) on the CPU, of brightness, contrast, saturation, from 0 on, 1 changes
+            nothing; and turns of the hue, 0 changes nothing.
+        order: (N, 4) int64 on the CPU, a permutation of 0 to 3 per image, which of the four comes
+            first, …
     """
-    turn_at = (order == HUE).int().argmax(1)
-    steps = [_blend_step(factors, order[:, place]) for place in range(4)]
-    for place in range(3):  # in the last place nothing can come before a turn
-        images = _blend(images, *steps[place], due=turn_at > place)
-    images = shift_hue(images, factors[:, HUE])
-    for place in range(1, 4):
-        images = _blend(images, *steps[place], due=turn_at < place)
+    # How many images have the turn before each place.
+    earlier = torch.searchsorted(turn_place(order), torch.arange(1, 5)).tolist()
+    blends = order[order != HUE].view(-1, 3)
+    own = factors.gather(1, blends)
+    with_mean, with_grey = (1 - own) * (blends == CONTRAST), (1 - own) * (blends == SATURATION)
+    drawn = torch.cat([own, with_mean, with_grey, factors[:, HUE:]], 1)
+    *steps, turns = upload(drawn, images.device).unbind(1)
+    for blend, first in enumerate(earlier[:3]):
+        _blend_(images[first:], *(step[first:] for step in steps[blend::3]))
+    images = shift_hue(images, turns)
+    for blend, end in enumerate(earlier[:3]):
+        _blend_(images[:end], *(step[:end] for step in steps[blend::3]))
     return images
 
 
-def _blend_step(factors: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Factor (N,) of the blend that each image has at this place, and what it blends with."""
-    factor = factors.gather(1, which[:, None])[:, 0]
-    return factor, which == CONTRAST, which == SATURATION
-
-
-def _blend(
-    images: Tensor, factor: Tensor, with_mean: Tensor, with_grey: Tensor, due: Tensor
-) -> Tensor:
-    factor = torch.where(due, factor, 1.0)[:, None, None, None]
+def _blend_(images: Tensor, factor: Tensor, with_mean: Tensor, with_grey: Tensor) -> None:
+    """x ← factor·x + with_mean·mean grey + with_grey·greys, in place; the shares are (N,)."""
+    if not len(images):
+        return
+    factor, with_mean, with_grey = (t[:, None, None, None] for t in (factor, with_mean, with_grey))
     grey = to_grey(images)
-    mean = grey.mean((2, 3), keepdim=True)
-    mean *= (1 - factor) * with_mean[:, None, None, None]
-    grey *= (1 - factor) * with_grey[:, None, None, None]
-    return (images * factor).add_(grey).add_(mean).clamp_(0, 255)
+    mean = grey.mean((2, 3), keepdim=True) * with_mean
+    other = torch.addcmul(mean, grey, with_grey, out=grey)
+    torch.addcmul(other, images, factor, out=images).clamp_(0, 255)
 
 
 def solarize(images: Tensor, threshold: float = 128) -> Tensor:
@@ -97,18 +118,22 @@ def solarize(images: Tensor, threshold: float = 128) -> Tensor:
 def gaussian_blur_each(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
     """Blur each image with a σ of its own; the border's pixels are repeated, as Pillow does.
 
-    Pillow approximates the Gaussian by three box filters; this is the Gaussian itself, cut off
-    at three times the largest σ.
+    Pillow approximates the Gaussian by three box filters; this is the Gaussian itself, cut off at
+    four times the largest σ here or at three times the largest anywhere, whichever is less: a
+    depthwise convolution along each axis.
 
     Args:
         images: (N, C, H, W), any range.
-        sigma: (N,), in pixels; 0 leaves an image as it is.
-        largest: the upper limit of ``sigma``; it decides the size of the window without a look at
-            the values, which would have to be waited for.
+        sigma: (N,) on the CPU, in pixels; 0 leaves an image as it is.
+        largest: the upper limit of ``sigma``.
     """
-    radius = max(1, round(3 * largest))
-    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    radius = min(max(1, round(3 * largest)), max(1, math.ceil(4 * sigma.max())))
+    offsets = torch.arange(-radius, radius + 1)
     # exp(−d² / tiny) is 0 for d ≠ 0 and 1 for d = 0: a σ of 0 changes nothing.
     window = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2).clamp(min=1e-6))
     window /= window.sum(1, keepdim=True)
-    return filter2d_separable(images, window, window, border_type="replicate")
+    planes = images.shape[0] * images.shape[1]
+    window = upload(window.repeat_interleave(images.shape[1], 0), images.device)[:, None, None]
+    padded = F.pad(images, (radius,) * 4, mode="replicate").flatten(0, 1)[None]
+    across = F.conv2d(padded, window, groups=planes)
+    return F.conv2d(across, window.mT, groups=planes).view(images.shape)

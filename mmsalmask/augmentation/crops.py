@@ -1,8 +1,8 @@
 """Random-resized crops of a batch: boxes as torchvision draws them, pixels as Pillow resizes them.
 
 kornia's RandomResizedCrop takes all images for equally large, places its fallback at random and
-cuts in a Python loop over the images. Here boxes are drawn in each image's own pixels, and cutting,
-resizing and flipping are two matrix products.
+cuts in a Python loop over the images. Here boxes are drawn on the host, in each image's own pixels;
+cutting, resizing and flipping are two matrix products on the device.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from mmsalmask.augmentation.upload import upload
 from mmsalmask.errors import InputError
 
 _ATTEMPTS = 10
@@ -66,29 +67,37 @@ def crop_and_resize(
     size: int,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> Tensor:
-    """Cut a box out of each image, resize it to a square and mirror it where asked.
+    """Cut V boxes out of each image, resize them to a square and mirror them where asked.
 
     Resizing is linear and separable, so a view is R·X·Cᵀ with one banded matrix for the rows and
     one for the columns of its box; a flip reverses the order of C. The weights are Pillow's, with
     its antialiasing when a box shrinks, from the pixels that the box touches and no others.
 
     Args:
-        images: (N, C, H, W) float32.
-        boxes: (N, 4) float32 x0, y0, x1, y1 in pixels of ``images``, not empty, any fractions.
-        flip: (N,) bool, mirror left to right.
+        images: (N, C, H, W), uint8 or float32.
+        boxes: (V·N, 4) float32 on the CPU, x0, y0, x1, y1 in pixels of ``images``, not empty, any
+            fractions; first one box of each image, then the second of each, …
+        flip: (V·N,) bool on the CPU, mirror left to right.
         size: height and width of the views in pixels.
         interpolation: ``bicubic`` may overshoot the range of the pixels.
 
     Returns:
-        (N, C, size, size) float32.
+        (V·N, C, size, size) float32, in the order of the boxes; in memory the channels of a row
+        lie one after the other.
     """
     number, channels, height, width = images.shape
     x0, y0, x1, y1 = boxes.unbind(1)
-    columns = _resize_matrix(x0, x1, width, size, interpolation)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    rows = _resize_matrix(y0, y1, height, size, interpolation)
-    narrow = images.reshape(number, channels * height, width) @ columns.mT
-    return rows[:, None] @ narrow.view(number, channels, height, size)
+    upright = torch.zeros_like(flip)
+    rows = _resize_matrices(number, y0, y1, upright, height, size, interpolation, images.device)
+    columns = _resize_matrices(number, x0, x1, flip, width, size, interpolation, images.device)
+    # Rows of all channels lie side by side, and so do both views of an image: one large product.
+    pixels = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    low = rows.flatten(1, 2) @ pixels.flatten(2)
+    low = low.view(number, -1, size * channels, width)
+    views = torch.empty(low.shape[1], number, size * channels, size, device=images.device)
+    for view, matrices in enumerate(columns.unbind(1)):
+        torch.bmm(low[:, view], matrices.mT, out=views[view])
+    return views.view(-1, size, channels, size).transpose(1, 2)
 
 
 def _between(uniform: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -97,18 +106,37 @@ def _between(uniform: Tensor, limits: tuple[float, float]) -> Tensor:
     return low + (high - low) * uniform
 
 
-def _resize_matrix(
-    start: Tensor, end: Tensor, source: int, size: int, interpolation: str
+def _resize_matrices(
+    number: int,
+    start: Tensor,
+    end: Tensor,
+    flip: Tensor,
+    source: int,
+    size: int,
+    interpolation: str,
+    device: torch.device,
 ) -> Tensor:
-    """(N, size, source): row i holds the weights of output pixel i, which sum to one."""
-    length = (end - start)[:, None, None]
-    output = torch.arange(size, device=start.device)[:, None]
-    pixel = torch.arange(source, device=start.device)
-    centre = start[:, None, None] + (output + 0.5) * length / size
-    distance = (pixel + 0.5 - centre).abs() / (length / size).clamp(min=1)
-    touched = (pixel + 1 > start[:, None, None]) & (pixel < end[:, None, None])
-    weights = _KERNELS[interpolation](distance) * touched
-    return weights / weights.sum(-1, keepdim=True)
+    """(N, V, size, source) on the device: row i holds the weights of output pixel i.
+
+    They sum to one. Only the few that may differ from zero are computed. Starts, ends and flips are
+    (V·N,) on the CPU.
+    """
+    kernel, reach = _KERNELS[interpolation]
+    drawn = torch.stack([start, end, flip.float()], 1).view(-1, number, 3).transpose(0, 1)
+    start, end, flip = upload(drawn, device)[..., None].unbind(2)  # (N, V, 1) each
+    step = (end - start) / size
+    output = torch.arange(size, device=device) + 0.5
+    centre = start + step * torch.where(flip > 0, size - output, output)
+    stretch = step.clamp(min=1)
+    taps = min(source, math.ceil(2 * reach * max(1, source / size)) + 1)
+    first = (centre - reach * stretch + 0.5).floor_().clamp_(0, source - taps)
+    pixel = first[..., None] + torch.arange(taps, device=device)
+    distance = (pixel + 0.5 - centre[..., None]).abs_() / stretch[..., None]
+    touched = (pixel + 1 > start[..., None]) & (pixel < end[..., None])
+    weights = kernel(distance) * touched
+    weights /= weights.sum(-1, keepdim=True)
+    matrices = torch.zeros(*centre.shape, source, device=device)
+    return matrices.scatter_(-1, pixel.long(), weights)
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -122,7 +150,8 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+# And how far from an output pixel they reach.
+_KERNELS = {"bilinear": (_triangle, 1), "bicubic": (_cubic, 2)}
 
 
 def check_interpolation(interpolation: str) -> None:

@@ -1,28 +1,44 @@
-"""What a view of contrastive learning goes through, for two views of each image of a batch."""
+"""What a view of contrastive learning goes through, for two views of each image of a batch.
 
-from dataclasses import dataclass
+The host draws everything before it launches anything, so it knows which views a step concerns and
+gives the device those alone, without a look at a value that the device has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from mmsalmask.augmentation.colours import gaussian_blur_each, jitter, solarize, to_grey
+from mmsalmask.augmentation.colours import (
+    gaussian_blur_each,
+    jitter,
+    solarize,
+    to_grey,
+    turn_place,
+)
 from mmsalmask.augmentation.crops import check_interpolation, crop_and_resize, random_boxes
+from mmsalmask.augmentation.upload import upload
 from mmsalmask.checks import check_integer, check_positive_range, check_share, is_number
 from mmsalmask.errors import InputError
+from mmsalmask.precision import without_autocast
 from mmsalmask.saliency.crops import Crops
 
 # Brightness, contrast and saturation are factors, hue is added.
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+# Views are blurred in so many groups, from small σ to large, each with the window that it needs.
+_BLURS = 3
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for the view of each image of a batch.
+    """What was drawn for the view of each image of a batch, on the CPU.
 
     Attributes:
         box: (N, 4) x0, y0, x1, y1 in whole pixels of the full image.
         flip: (N,) bool.
+        jittered: (N,) bool.
         factors: (N, 4) as in :func:`~mmsalmask.augmentation.jitter`; neutral where not jittered.
         order: (N, 4) of the four.
         grey, solarized: (N,) bool.
@@ -31,6 +47,7 @@ class Draws:
 
     box: Tensor
     flip: Tensor
+    jittered: Tensor
     factors: Tensor
     order: Tensor
     grey: Tensor
@@ -111,21 +128,22 @@ class RandomView:
         """Draw a view for each image.
 
         Args:
-            sizes: (N, 2) int64, height and width of the full images in pixels.
-            generator: on the device of ``sizes``; the global one where absent.
+            sizes: (N, 2) int64 on the CPU, height and width of the full images in pixels.
+            generator: of the CPU; the global one where absent.
         """
-        number, device = len(sizes), sizes.device
         box = random_boxes(sizes, self.crop_area, self.crop_aspect, generator)
-        uniform = torch.rand(14, number, generator=generator, device=device)
+        uniform = torch.rand(14, len(sizes), generator=generator)
         flip, jittered, grey, blurred, solarized, spread, *rest = uniform
+        jittered = jittered < self.jitter_prob
         factors = [
-            torch.where(jittered < self.jitter_prob, low + (high - low) * u, neutral)
+            torch.where(jittered, low + (high - low) * u, neutral)
             for (low, high), u, neutral in zip(self.factors, rest[:4], _NEUTRAL, strict=True)
         ]
         low, high = self.blur_sigma
         return Draws(
             box=box,
             flip=flip < self.flip_prob,
+            jittered=jittered,
             factors=torch.stack(factors, 1),
             order=torch.stack(rest[4:], 1).argsort(1),
             grey=grey < self.grey_prob,
@@ -133,50 +151,53 @@ class RandomView:
             sigma=torch.where(blurred < self.blur_prob, low + (high - low) * spread, 0.0),
         )
 
-    def render(self, images: Tensor, sizes: Tensor, draws: Draws) -> Tensor:
-        """Make the views that were drawn.
 
-        Args:
-            images: (N, 3, S, T) float32 RGB in [0, 255], whole images squeezed to one size.
-            sizes: (N, 2), their height and width before that.
+def _join(parts: list[Draws]) -> Draws:
+    """The draws of all views, one after the other."""
+    return Draws(
+        *(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Draws))
+    )
 
-        Returns:
-            (N, 3, size, size) float32 RGB in [0, 255].
-        """
-        height, width = sizes.float()[:, :, None].unbind(1)
-        box = torch.empty_like(draws.box)
-        # Multiplied first: where an image kept its size, its box stays whole.
-        box[:, 0::2] = draws.box[:, 0::2] * images.shape[3] / width
-        box[:, 1::2] = draws.box[:, 1::2] * images.shape[2] / height
-        views = crop_and_resize(images, box, draws.flip, self.size, self.interpolation)
-        views.clamp_(0, 255)  # bicubic overshoots
-        if self.jitter_prob:
-            views = jitter(views, draws.factors, draws.order)
-        if self.grey_prob:
-            views = torch.where(draws.grey[:, None, None, None], to_grey(views), views)
-        if self.blur_prob:
-            views = gaussian_blur_each(views, draws.sigma, self.blur_sigma[1])
-        if self.solarize_prob:
-            views = torch.where(draws.solarized[:, None, None, None], solarize(views), views)
-        return views
+
+def _change(views: Tensor, rows: Tensor, step: Callable[[Tensor], Tensor]) -> None:
+    """Let a step replace the views of these rows, which the CPU holds, and touch no other."""
+    if len(rows):
+        rows = upload(rows, views.device)
+        views.index_copy_(0, rows, step(views.index_select(0, rows)))
+
+
+def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
+    """Jitter, grey, blur and solarize the views for which it was drawn, in place."""
+    order = draws.order
+    rows = draws.jittered.nonzero()[:, 0]
+    rows = rows[turn_place(order[rows]).argsort(stable=True)]
+    _change(views, rows, lambda part: jitter(part, draws.factors[rows], order[rows]))
+    _change(views, draws.grey.nonzero()[:, 0], lambda part: to_grey(part).expand_as(part))
+    rows = draws.sigma.argsort(stable=True)[int((draws.sigma == 0).sum()) :]
+    for group in rows.chunk(_BLURS):
+        sigma = draws.sigma[group]
+        _change(
+            views, group, lambda part, sigma=sigma: gaussian_blur_each(part, sigma, largest_sigma)
+        )
+    _change(views, draws.solarized.nonzero()[:, 0], solarize)
 
 
 class DeviceAugmentation:
     """Two views of each image, drawn independently, from one copy of it on the device.
 
-    The distributions are those of the CPU pipelines (configs/_base_/datasets), on the device that
-    holds the images, in float32 even under autocast. What differs from Pillow: no rounding to whole
-    levels between the steps, a true Gaussian blur, and pixels that come from images squeezed to one
-    size (see :class:`~mmsalmask.datasets.LoadWhole`).
+    The distributions are those of the CPU pipelines (configs/_base_/datasets), rendered on the
+    device that holds the images, in float32 even under autocast. What differs from Pillow: no
+    rounding to whole levels between the steps, a true Gaussian blur, and pixels that come from
+    images squeezed to one size (see :class:`~mmsalmask.datasets.LoadWhole`).
 
-    Random numbers come from the device's global generator, or from one that is given.
+    Random numbers come from the CPU's global generator, or from one that is given.
 
     Args:
         view: what makes the views, a :class:`RandomView`.
         key: what makes the second one, where it is made otherwise (BYOL).
 
     Raises:
-        InputError: if there is no view, or the two views differ in size.
+        InputError: if there is no view, or the two views differ in size or interpolation.
     """
 
     def __init__(self, view: RandomView, key: RandomView | None = None) -> None:
@@ -188,6 +209,11 @@ class DeviceAugmentation:
             raise InputError(
                 f"the two views must have one size, got {view.size} and {self.views[1].size} px"
             )
+        if view.interpolation != self.views[1].interpolation:
+            raise InputError(
+                "the two views must have one interpolation, got "
+                f"{view.interpolation} and {self.views[1].interpolation}"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -197,19 +223,30 @@ class DeviceAugmentation:
 
         Args:
             images: (N, 3, S, T) uint8 RGB, whole upright images squeezed to one size.
-            index: (N,) int64, the images' positions in their dataset.
-            sizes: (N, 2) int64, the height and width that the images had.
-            generator: on the device of the images.
+            index: (N,) int64 on the device of the images, their positions in their dataset.
+            sizes: (N, 2) int64 on the CPU, the height and width that the images had.
+            generator: of the CPU.
 
         Returns:
             Two views, (N, 3, size, size) float32 RGB in [0, 255], and where they were cut from.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            pixels = images.float()
-            shares = sizes.flip(1).float().repeat(1, 2)  # width, height, width, height
-            views, crops = [], []
-            for view in self.views:
-                draws = view.draw(sizes, generator)
-                views.append(view.render(pixels, sizes, draws))
-                crops.append(Crops(index, draws.box / shares, draws.flip))
-        return views, tuple(crops)
+        draws = _join([view.draw(sizes, generator) for view in self.views])
+        full = sizes.flip(1).repeat(2, 2)  # width, height, width, height
+        height, width = images.shape[2:]
+        stored = draws.box.new_tensor([width, height, width, height])
+        device = images.device
+        with without_autocast(device):
+            views = crop_and_resize(
+                images,
+                # Multiplied first: where an image kept its size, its box stays whole.
+                draws.box * stored / full,
+                draws.flip,
+                self.views[0].size,
+                self.views[0].interpolation,
+            )
+            # Bicubic overshoots. The same pass lays the channels of a view one behind the other.
+            views = torch.clamp(views, 0, 255, out=views.new_empty(views.shape))
+            _colour(views, draws, max(view.blur_sigma[1] for view in self.views))
+        box, flip = upload(draws.box / full, device).chunk(2), upload(draws.flip, device).chunk(2)
+        crops = tuple(Crops(index, *part) for part in zip(box, flip, strict=True))
+        return list(views.chunk(2)), crops

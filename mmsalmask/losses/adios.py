@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmsalmask.errors import InputError
+from mmsalmask.precision import without_autocast
 
 _EPSILON = 1e-10
 
@@ -27,7 +28,7 @@ def area_penalty(masks: Tensor) -> Tensor:
     """
     if masks.ndim != 4:
         raise InputError(f"slot masks are (N, S, H, W), got {tuple(masks.shape)}")
-    with torch.autocast(masks.device.type, enabled=False):
+    with without_autocast(masks.device):
         area = masks.float().mean((2, 3))
         # The sine is symmetric about 1/2. In float32 it would be negative for π·1, and a slot that
         # covers everything would be rewarded.

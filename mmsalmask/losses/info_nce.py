@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
+from mmsalmask.precision import without_autocast
 
 
 def contrast_logits(
@@ -34,7 +35,7 @@ def contrast_logits(
     """
     check_scales(temperature, penalty)
     # In half precision e^{q·k/τ} at small τ loses what distinguishes the negatives.
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         query, key, negatives = query.float(), key.float(), negatives.float()
         logits = [(query * key).sum(1, keepdim=True), query @ negatives.t()]
         if hard_negatives is not None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmsalmask.checks import is_integer, is_number
 from mmsalmask.errors import InputError
+from mmsalmask.precision import without_autocast
 
 
 def check_kernel(kernel_size: int, sigma: float) -> None:
@@ -69,7 +70,7 @@ def gaussian_blur(images: Tensor, kernel_size: int, sigma: float) -> Tensor:
         )
     rows = _blur_matrix(height, kernel_size, float(sigma), images.device)
     columns = _blur_matrix(width, kernel_size, float(sigma), images.device)
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images.device):
         blurred = rows.t() @ (images.float() @ columns)
     return blurred.to(images.dtype)
 

@@ -178,14 +178,15 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
                 "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or remove "
                 "augment"
             )
-        inputs, source = self.cast_data(inputs), self.cast_data(source)
+        inputs, index = self.cast_data(inputs), self.cast_data(source["image"])
         images = inputs if inputs.ndim == 4 else self._resident(inputs)
         # Loaded images are BGR, and so are the views of models that do not ask for RGB.
-        views, crops = self.augment(images.flip(1), source["image"], source["size"])
+        views, crops = self.augment(images.flip(1), index, source["size"])
         if not self._channel_conversion:
             views = [view.flip(1) for view in views]
         if self._enable_normalize:
-            views = [view.sub_(self.mean).div_(self.std) for view in views]
+            shift, scale = -self.mean / self.std, 1 / self.std
+            views = [torch.addcmul(shift, view, scale, out=view) for view in views]
         return views, crops
 
     def _resident(self, positions: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmsalmask.checks import check_flag, check_integer, check_sides, is_integer
 from mmsalmask.errors import InputError
+from mmsalmask.precision import without_autocast
 
 
 def _check_images(images: Tensor) -> None:
@@ -161,7 +162,7 @@ class BoundaryPriorSaliency(nn.Module):
     def border_distance(self, images: Tensor) -> Tensor:
         """log(1 + d²), (N, h, w) float32: the map without the centre prior."""
         _check_images(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device):
             cells = self._describe(images.float()).flatten(2)
             weight = self._frame(images.device)
             centred = cells - (cells * weight).sum(2, keepdim=True)
@@ -223,7 +224,7 @@ class SpectralResidualSaliency(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Saliency (N, h, w) float32 of images (N, 3, H, W); h = w = ``map_size``."""
         _check_images(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device):
             grey = F.adaptive_avg_pool2d(images.float().mean(1), self.map_size)
             mean = grey.mean((1, 2), keepdim=True)
             # Where only float32 rounding is left of the image, nothing is.

@@ -48,12 +48,12 @@ def test_the_hue_turns_as_torchvisions(turns, seed):
 
 def test_every_order_of_the_jitter_is_torchvisions():
     """All 24 orders in one batch: each image follows its own."""
-    orders = list(itertools.permutations(range(4)))
+    orders = sorted(itertools.permutations(range(4)), key=lambda order: order.index(3))
     batch = images(len(orders))
     generator = torch.Generator().manual_seed(1)
     factors = torch.rand(len(orders), 4, generator=generator) * 1.6 + 0.2
     factors[:, 3] = (factors[:, 3] - 1) / 2
-    mine = jitter(batch, factors, torch.tensor(orders))
+    mine = jitter(batch.clone(), factors, torch.tensor(orders))
     for image, view, own, order in zip(batch, mine, factors, orders, strict=True):
         for step in order:
             image = STEPS[step](image / 255, own[step].item()) * 255
@@ -63,7 +63,9 @@ def test_every_order_of_the_jitter_is_torchvisions():
 def test_neutral_factors_leave_an_image_as_it_is():
     batch = images(2)
     neutral = torch.tensor([[1.0, 1.0, 1.0, 0.0]] * 2)
-    assert torch.allclose(jitter(batch, neutral, torch.arange(4).expand(2, 4)), batch, atol=1e-3)
+    assert torch.allclose(
+        jitter(batch.clone(), neutral, torch.arange(4).expand(2, 4)), batch, atol=1e-3
+    )
 
 
 def test_solarization_is_torchvisions():
