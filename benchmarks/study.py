@@ -342,7 +342,7 @@ def neck(kind: str, channels: int, hidden: int) -> dict:
 
 
 def trunk(width: int) -> dict:
-    """A localizer's backbone that keeps the resolution of its second stage: small views get a map."""
+    """A localizer's backbone that stays at the resolution of its second stage, for small views."""
     channels = dict(base_channels=width, stem_channels=width)
     return dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **channels)
 
@@ -407,7 +407,7 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
     words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
-    words += ["-k", options.k, "--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
+    words += ["-k", options.k, "--curve", max(1, options.epochs // 5), "--jobs", options.jobs]
     words += ["--workers", options.workers]
     words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
