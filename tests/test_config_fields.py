@@ -187,7 +187,9 @@ PARTS = {
         dict(
             queue_len=NO_COUNT,
             feat_dim=NO_COUNT,
-            momentum=NO_SHARE,
+            momentum=[*NO_SHARE, (0.9, 1.5), (0.9, None)],
+            symmetric=NO_FLAG,
+            bn_splits=NO_COUNT,
             backbone=[None, *NO_PART],
             neck=[None, *NO_PART],
             head=[None, *NO_PART],
@@ -206,6 +208,7 @@ PARTS = {
             penalty_weight=[*NO_NUMBER, -1],
             single_slot=NO_FLAG,
             queue_len=NO_COUNT,
+            symmetric=[*NO_FLAG, True],
         ),
     ),
     "ADIOSSimCLR": Part(

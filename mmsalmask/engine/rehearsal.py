@@ -44,7 +44,10 @@ def rehearse(runner) -> None:
         return
     with kept_random_state(), torch.no_grad():
         try:
-            batch = loader.collate_fn([dataset[0], dataset[len(dataset) - 1]])
+            runner.message_hub.update_info("max_iters", runner.max_iters)
+            images = [dataset[0], dataset[len(dataset) - 1]]
+            # BatchNorm in groups wants two images for each.
+            batch = loader.collate_fn(images * getattr(model, "bn_splits", 1))
             loss = _loss(model, batch)
         except InputError:
             raise

@@ -4,7 +4,7 @@ from mmsalmask.masking.feathered import FeatheredMean
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import gaussian_blur, high_pass
 from mmsalmask.masking.low_pass import LowPass
-from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
+from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, both_ways, mask_ratios
 from mmsalmask.masking.patches import (
     balanced_patches,
     foreground_patches,
@@ -25,6 +25,7 @@ __all__ = [
     "StrongBlur",
     "balanced_patches",
     "blur_fill",
+    "both_ways",
     "foreground_patches",
     "gaussian_blur",
     "high_pass",

@@ -32,6 +32,9 @@ Draw = Callable[[Tensor, Tensor, Generator | None], Tensor]
 class MaskedViews:
     """What the encoders see, and why.
 
+    N is the number of view pairs, or twice that where both directions were asked for: first those
+    with view 1 as the query and view 2 as the key, then the reverse.
+
     Attributes:
         query, key: (N, 3, H, W).
         hard_negatives: M tensors (N, 3, H, W).
@@ -161,6 +164,7 @@ class SaliencyMasker(nn.Module):
         key: Tensor,
         generator: Generator | None = None,
         crops: tuple[Crops, Crops] | None = None,
+        both_directions: bool = False,
     ) -> MaskedViews:
         """Mask a batch of normalised view pairs.
 
@@ -168,6 +172,8 @@ class SaliencyMasker(nn.Module):
             query, key: (N, 3, H, W), normalised.
             generator: on the views' device; the global one where absent.
             crops: which parts of which images the query and the key are; only a cache asks.
+            both_directions: also mask the key as a query, with the clean query as its key. The
+                localizer sees each view once all the same.
 
         Raises:
             InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
@@ -175,6 +181,11 @@ class SaliencyMasker(nn.Module):
         """
         saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key, crops)
         seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
+        if both_directions:
+            seen_q, seen_k = both_ways(seen_q, seen_k)
+            if self.localizer is not None:
+                saliency_q, saliency_k = both_ways(saliency_q, saliency_k)
+                foreground_q, foreground_k = both_ways(foreground_q, foreground_k)
         masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
         if self.masked_views != "key":
             masked_q, mask_q = self.mask(seen_q, foreground_q, generator)
@@ -296,6 +307,11 @@ class SaliencyMasker(nn.Module):
     ) -> Tensor:
         toss = torch.rand(number, 1, 1, 1, generator=generator, device=device)
         return toss < probability
+
+
+def both_ways(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Each of two tensors (N, …) in either role: (2N, …) with the second behind, and before."""
+    return torch.cat([first, second]), torch.cat([second, first])
 
 
 def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

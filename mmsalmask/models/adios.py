@@ -197,7 +197,17 @@ class ADIOSMoCo(ADIOS, MaskedMoCo):
     The momentum encoder moves and the keys are enqueued once per batch, after both phases, so that
     no phase meets its own keys as negatives. Arguments are those of :class:`ADIOS` and
     :class:`MaskedMoCo`.
+
+    Raises:
+        InputError: for a symmetric loss.
     """
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        if self.symmetric:
+            raise InputError(
+                "ADIOS masks one view and keeps the other clean: remove symmetric=True"
+            )
 
     def init_weights(self) -> None:
         """Initialise the encoder and start the momentum encoder as its copy."""

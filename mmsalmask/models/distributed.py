@@ -48,21 +48,23 @@ class _Gather(torch.autograd.Function):
         return _own(total, len(total) // get_world_size())
 
 
-def shuffle_batch(local: Tensor) -> tuple[Tensor, Tensor]:
+def shuffle_batch(local: Tensor, alone: bool = False) -> tuple[Tensor, Tensor]:
     """Deal the joined batch anew over the processes, so that BatchNorm cannot tell who is whose.
 
     A query and its key would otherwise share their batch's statistics, and the encoder would cheat
-    (He et al. 2020, §3.3). In a single process there is nothing to deal.
+    (He et al. 2020, §3.3). In a single process there is nothing to deal, unless BatchNorm takes the
+    statistics of groups.
 
     Args:
         local: (N, …), the same N in every process.
+        alone: permute the batch of a single process, too.
 
     Returns:
         This process's new (N, …), and the permutation to hand to :func:`unshuffle_batch`.
     """
-    joined = gather(local)
-    if get_world_size() == 1:
+    if get_world_size() == 1 and not alone:
         return local, torch.arange(len(local), device=local.device)
+    joined = gather(local)
     order = torch.randperm(len(joined), device=local.device)
     broadcast(order, src=0)
     return joined[_own(order, len(local))], order
@@ -70,10 +72,7 @@ def shuffle_batch(local: Tensor) -> tuple[Tensor, Tensor]:
 
 def unshuffle_batch(local: Tensor, order: Tensor) -> Tensor:
     """Bring (N, …) outputs of a shuffled batch back to the process and row of their inputs."""
-    if get_world_size() == 1:
-        return local
-    joined = gather(local)
-    return joined[_own(order.argsort(), len(local))]
+    return gather(local)[_own(order.argsort(), len(local))]
 
 
 def _own(joined: Tensor, number: int) -> Tensor:

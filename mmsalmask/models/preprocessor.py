@@ -19,6 +19,7 @@ from mmsalmask.masking import (
     MeanFill,
     SaliencyMasker,
     StrongBlur,
+    both_ways,
 )
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import CachedSaliency, Crops
@@ -111,6 +112,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
             running the masker's localizer, which has to be the one that made it.
 
     Attributes:
+        both_directions: whether each view is handed on as the query once and as the key once, the
+            second direction behind the first along the batch; set by algorithms whose loss is
+            symmetric.
         images: uint8 (M, 3, S, S), the images of a dataset that lies on the device, set by
             :class:`~mmsalmask.engine.ResidentImagesHook`; batches are then positions in it.
     """
@@ -136,6 +140,7 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if isinstance(localizer, CachedSaliency):
             localizer.check_normalisation(normalisation(mean, std, to_rgb))
         self.augment = None if augment is None else build_augmentation(augment)
+        self.both_directions = False
         self.images: Tensor | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -152,8 +157,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
                 normalised only.
 
         Raises:
-            InputError: if a masker is set and the pipeline does not give exactly two views, or if
-                the pipeline and ``augment`` do not fit together.
+            InputError: if a masker or both directions ask for two views and the pipeline gives
+                another number, or if the pipeline and ``augment`` do not fit together.
         """
         data = dict(data)
         source, cut = data.pop("source", None), data.pop("crops", None)
@@ -201,12 +206,14 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
     def _mask(self, data: dict, crops: tuple[Crops, ...] | None) -> dict:
         """Mask the views of a batch; ``crops`` says where they were cut from."""
         views = data["inputs"]
-        if self.masker is None or isinstance(views, torch.Tensor):
+        if isinstance(views, torch.Tensor) or not (self.masker or self.both_directions):
             return data
         if len(views) != 2:
             raise InputError(
-                f"masking takes a query and a key, but the pipeline gives {len(views)} views: "
-                "set num_views=2 in its MultiView"
+                f"{'masking' if self.masker else 'a symmetric loss'} takes a query and a key, but "
+                f"the pipeline gives {len(views)} views: set num_views=2 in its MultiView"
             )
-        masked = self.masker(*views, crops=crops)
+        if self.masker is None:
+            return {**data, "inputs": list(both_ways(*views))}
+        masked = self.masker(*views, crops=crops, both_directions=self.both_directions)
         return {**data, "inputs": [masked.query, masked.key, *masked.hard_negatives]}

@@ -1,15 +1,23 @@
 import copy
+import math
 
 import pytest
 import references
 import torch
 import torch.nn.functional as F
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
+from reliability import differences
+from running import train_and_close
 from torch import nn
 
+from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.engine import ExactRunner
 from mmsalmask.errors import InputError
 from mmsalmask.models import MaskedMoCo, MaskingDataPreprocessor
+from mmsalmask.models import moco as module
+from mmsalmask.models.split_norm import SplitBatchNorm1d, SplitBatchNorm2d, split_batch_norm
 
 BACKBONE = dict(type="mmpretrain.ResNet", depth=18, base_channels=8, stem_channels=8)
 NECK = dict(
@@ -183,6 +191,13 @@ def test_a_step_lowers_the_loss_of_the_same_batch():
     [
         (dict(queue_len=0), "queue_len must be an integer of at least 1"),
         (dict(momentum=99), "stays, in \\[0, 1\\]"),
+        (dict(momentum=(0.9, 1.1)), "stays, in \\[0, 1\\]"),
+        (dict(symmetric="no"), "symmetric must be True or False"),
+        (
+            dict(symmetric=True, data_preprocessor=dict(type="SelfSupDataPreprocessor")),
+            "symmetric=True needs a preprocessor that hands on both directions",
+        ),
+        (dict(bn_splits=0), "bn_splits must be an integer of at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -199,3 +214,263 @@ def test_a_model_is_built_under_any_default_scope():
 def test_a_temperature_of_zero_is_refused_by_the_head():
     with pytest.raises(InputError, match="temperature must be positive"):
         MaskedMoCo(dict(BACKBONE), dict(NECK), dict(HEAD, temperature=0))
+
+
+# -------------------------------------------------------------------------------- symmetric loss
+
+
+def both_ways(inputs):
+    """What the preprocessor hands on: each view as the query and as the key; hard negatives."""
+    first, second, *hard = inputs
+    return [torch.cat([first, second]), torch.cat([second, first]), *hard]
+
+
+def test_a_symmetric_loss_is_the_mean_of_both_directions_each_encoded_on_its_own():
+    model = moco(symmetric=True, momentum=1.0)
+    first, second, hard_of_second, hard_of_first = views(count=4)
+    twin = copy.deepcopy(model)
+    encoder, expected, keys = nn.Sequential(twin.backbone, twin.neck), [], []
+    for query, key, hard in ((first, second, hard_of_second), (second, first, hard_of_first)):
+        rows = [
+            embed(net, view).detach()
+            for net, view in (
+                (encoder, query),
+                (twin.momentum_encoder, key),
+                (twin.momentum_encoder, hard),
+            )
+        ]
+        query, key, hard = (row.double().numpy() for row in rows)
+        queue = model.queue.double().numpy()
+        expected.append(references.info_nce(query, key, queue, hard[:, None]))
+        keys.append(rows[1])
+    inputs = both_ways([first, second, torch.cat([hard_of_second, hard_of_first])])
+    assert model.loss(inputs)["loss"].item() == pytest.approx(sum(expected) / 2, abs=1e-5)
+    assert abs(expected[0] - expected[1]) > 1e-3
+    assert torch.allclose(model.queue[:8], torch.cat(keys), atol=1e-6)
+    assert model.queue_pointer.item() == 8
+    for name, mean in running_means(model.momentum_encoder).items():
+        assert torch.allclose(mean, running_means(twin.momentum_encoder)[name], atol=1e-6)
+
+
+def test_the_gradient_of_a_symmetric_loss_is_the_mean_of_both_directions():
+    def gradient(inputs, **options):
+        model = moco(momentum=1.0, **options)
+        model.loss(inputs)["loss"].backward()
+        return torch.cat([p.grad.flatten() for p in model.backbone.parameters()])
+
+    first, second = views(count=2)
+    mean = (gradient([first, second]) + gradient([second, first])) / 2
+    assert torch.allclose(gradient(both_ways([first, second]), symmetric=True), mean, atol=1e-5)
+
+
+def test_a_symmetric_model_asks_its_preprocessor_for_both_directions():
+    """Plain MoCo, from raw views to the loss; the queue takes the keys of both."""
+    model = moco(symmetric=True)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.train_step(
+        {"inputs": views(count=2), "data_samples": None},
+        OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
+    )
+    assert all(torch.equal(*pair) for pair in zip(seen, views(count=2), strict=True))
+    assert model.queue_pointer.item() == 8
+    with pytest.raises(InputError, match=r"a symmetric loss takes a query .*gives 3 views"):
+        model.data_preprocessor({"inputs": views(count=3), "data_samples": None}, True)
+
+
+# ------------------------------------------------------------------------------ BatchNorm groups
+
+
+def loop_batch_norm(layer, x, splits):
+    """Each group through the layer on its own, and the statistics that the mean of them leaves."""
+    out, left = torch.empty_like(x), []
+    for group in range(splits):
+        own = copy.deepcopy(layer)
+        out[group::splits] = own(x[group::splits])
+        left.append(torch.stack([own.running_mean, own.running_var]))
+    return out, torch.stack(left).mean(0)
+
+
+@pytest.mark.parametrize("layout", ["1d", "2d", "channels last"])
+def test_batch_norm_in_groups_normalises_each_by_its_own_statistics(layout):
+    torch.manual_seed(0)
+    x = torch.randn(12, 5) * 3 + 1 if layout == "1d" else torch.randn(12, 5, 4, 6) * 3 + 1
+    if layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    plain = nn.BatchNorm1d(5) if layout == "1d" else nn.BatchNorm2d(5)
+    nn.init.normal_(plain.weight)
+    nn.init.normal_(plain.bias)
+    split = copy.deepcopy(plain)
+    split_batch_norm(split, 3)
+    inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2)]
+    expected, statistics = loop_batch_norm(plain, inputs[0], 3)
+    found = split(inputs[1])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, plain(x), atol=1e-2)
+    assert found.stride() == x.stride()
+    assert torch.allclose(torch.stack([split.running_mean, split.running_var]), statistics)
+    assert split.num_batches_tracked == 1
+    for out in (expected, found):
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
+
+
+def test_batch_norm_in_groups_evaluates_and_is_saved_as_without():
+    plain, split = moco(), moco(bn_splits=2)
+    kinds = {type(layer) for layer in split.modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert kinds == {SplitBatchNorm2d}
+    states = plain.state_dict(), split.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    split.loss(views(8, 2))["loss"].backward()
+    plain.load_state_dict(split.state_dict())
+    (view,) = views(3, 1)
+    assert torch.equal(plain.eval().backbone(view)[0], split.eval().backbone(view)[0])
+
+
+def test_batch_norm_of_the_neck_runs_in_groups_too():
+    neck = dict(
+        type="mmpretrain.NonLinearNeck",
+        in_channels=64,
+        hid_channels=16,
+        out_channels=8,
+        norm_cfg=dict(type="BN1d"),
+    )
+    model = MaskedMoCo(dict(BACKBONE), neck, dict(HEAD), 12, 8, bn_splits=4)
+    for part in (model.neck, model.momentum_encoder):
+        assert any(isinstance(layer, SplitBatchNorm1d) for layer in part.modules())
+
+
+def test_keys_and_hard_negatives_are_permuted_and_put_back():
+    model = moco(bn_splits=2)
+    shown = []
+    model.momentum_encoder.register_forward_pre_hook(lambda _, args: shown.append(args[0]))
+    inputs = views(8, 3)
+    plain = copy.deepcopy(model)
+    plain.bn_splits = 1  # the same groups without a permutation
+    torch.manual_seed(3)
+    model.loss(inputs)
+    for seen, given in zip(shown, inputs[1:], strict=True):
+        assert not torch.equal(seen, given)
+        assert sorted(seen.flatten(1).sum(1).tolist()) == sorted(given.flatten(1).sum(1).tolist())
+    # Evaluating encoders treat each image alone, so a key lands where its image was.
+    torch.manual_seed(0)
+    again, ordered = model.eval(), plain.eval()
+    ordered.load_state_dict(again.state_dict())
+    for one in (again, ordered):
+        one.loss(inputs)
+    assert torch.allclose(again.queue, ordered.queue, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [6, 4])
+def test_a_batch_that_does_not_divide_into_groups_is_refused(number):
+    with pytest.raises(InputError, match=f"4 groups of at least two, got one of {number} images"):
+        moco(bn_splits=4).loss(views(number, 2))
+
+
+@pytest.mark.parametrize(
+    ("norm", "found"), [(dict(type="GN", num_groups=4), "none"), (dict(type="SyncBN"), "SyncBatch")]
+)
+def test_groups_of_other_norms_are_refused(norm, found):
+    with pytest.raises(InputError, match=f"bn_splits=2 divides .* the encoder has {found}"):
+        MaskedMoCo(dict(BACKBONE, norm_cfg=norm), dict(NECK), dict(HEAD), 12, 8, bn_splits=2)
+
+
+def test_over_several_processes_batch_norm_is_left_alone_and_the_log_says_so(monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "get_world_size", lambda: 2)
+    monkeypatch.setattr(module, "print_log", lambda message, *_: told.append(message))
+    model = moco(bn_splits=8)
+    assert model.bn_splits == 1
+    assert not any(isinstance(layer, SplitBatchNorm2d) for layer in model.modules())
+    assert "bn_splits=8 is for a single process and stays off" in told[0]
+
+
+# ------------------------------------------------------------------------------------ whole runs
+
+
+class Views(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        pair = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        return {"inputs": [view + index for view in pair], "data_samples": index}
+
+
+class Watch(Hook):
+    """The share of the momentum encoder that stayed in each iteration; may cut the power."""
+
+    def __init__(self, cut=None):
+        self.cut, self.shares = cut, []
+
+    @staticmethod
+    def _weights(model):
+        nets = model.momentum_encoder[1], model.neck
+        return [net.mlp[2].weight.detach().clone() for net in nets]
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.averaged, self.own = self._weights(runner.model)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        now = self._weights(runner.model)[0]
+        before = self.averaged - self.own
+        self.shares.append(((now - self.own).norm() / before.norm()).item())
+        if runner.iter + 1 == self.cut:
+            raise KeyError("power")
+
+
+def run(folder, name, hook, resume=None):
+    masker = dict(
+        type="mmsalmask.SaliencyMasker",
+        strategy=dict(type="mmsalmask.MeanFill"),
+        localizer=dict(type="mmsalmask.BoundaryPriorSaliency"),
+        grid=4,
+    )
+    runner = ExactRunner(
+        moco(
+            symmetric=True,
+            bn_splits=2,
+            momentum=(0.5, 1.0),
+            data_preprocessor=dict(PLAIN, masker=masker),
+        ),
+        work_dir=str(folder / name),
+        train_dataloader={
+            "batch_size": 4,
+            "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "collate_fn": {"type": "default_collate"},
+            "dataset": Views(),
+        },
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
+        default_hooks=dict(
+            checkpoint=dict(type="mmsalmask.SafeCheckpointHook", interval=2, by_epoch=False)
+        ),
+        custom_hooks=[hook],
+        load_from=resume,
+        resume=resume is not None,
+        randomness=dict(seed=5),
+        experiment_name=f"{folder.name}_{name}",
+    )
+    train_and_close(runner)
+
+
+def test_a_run_with_all_options_resumes_exactly_and_its_momentum_follows_a_cosine(tmp_path):
+    whole, rest = Watch(), Watch()
+    run(tmp_path, "whole", whole)
+    with pytest.raises(KeyError, match="power"):
+        run(tmp_path, "cut", Watch(cut=3))
+    run(tmp_path, "cut", rest, resume=str(tmp_path / "cut" / "iter_2.pth"))
+    ends = [load_checkpoint(tmp_path / name / "iter_6.pth") for name in ("whole", "cut")]
+    assert list(differences(*(revive(end)["state_dict"] for end in ends))) == []
+    # In the first step both encoders are the same, so no share shows.
+    expected = [1 - 0.5 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert whole.shares[1:] == pytest.approx(expected[1:], abs=1e-4)
+    assert rest.shares == whole.shares[2:]
+
+
+def test_a_momentum_that_changes_needs_to_know_how_long_the_run_is(monkeypatch):
+    monkeypatch.setattr(module.MessageHub, "_instance_dict", {})
+    with pytest.raises(InputError, match="no runner says how long that is"):
+        moco(momentum=(0.9, 1)).loss(views())

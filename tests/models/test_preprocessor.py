@@ -94,6 +94,34 @@ def test_one_batch_is_normalised_for_feature_extraction(localizer):
     assert single.shape == (4, 3, 64, 64)
 
 
+@pytest.mark.parametrize("strategy", ["MeanFill", "HighPassNoise"])
+def test_both_directions_mask_each_view_once_and_locate_it_once(localizer, strategy):
+    config = masker(localizer, hard_negatives=2)
+    config["strategy"] = dict(type=f"mmsalmask.{strategy}")
+    build = MODELS.build(preprocessor(config))
+    build.both_directions = True
+    found, located = [], []
+    build.masker.register_forward_hook(lambda *call: found.append(call[2]))
+    build.masker.localizer.module.register_forward_pre_hook(lambda _, a: located.append(len(a[0])))
+    query, key, *hard = build(batch(), True)["inputs"]
+    plain = MODELS.build(dict(preprocessor()))(batch(), True)["inputs"]
+    first, second = (build.masker.strategy.see(view) for view in plain)
+    (views,) = found
+    assert located == [8]
+    assert torch.equal(key, torch.cat([second, first]))
+    for masked, mask, clean in (
+        (query, views.query_mask, torch.cat([first, second])),
+        *zip(hard, views.hard_negative_masks, [key, key], strict=True),
+    ):
+        mask = mask.expand_as(masked)
+        assert mask.flatten(1).any(1).all()
+        assert torch.equal(masked[~mask], clean[~mask])
+        assert (masked[mask] != clean[mask]).float().mean() > 0.99
+    assert torch.equal(views.query_saliency, views.key_saliency.roll(4, 0))
+    assert torch.equal(views.query_foreground, views.key_foreground.roll(4, 0))
+    assert not torch.equal(views.query_saliency[:4], views.query_saliency[4:])
+
+
 def test_a_third_view_is_refused(localizer):
     with pytest.raises(InputError, match="gives 3 views: set num_views=2"):
         MODELS.build(preprocessor(masker(localizer)))(batch(count=3), True)
