@@ -195,6 +195,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, help="runs side by side")
     parser.add_argument("--workers", type=int, default=2, help="processes of each that decode")
+    parser.add_argument("--points", type=int, default=5, help="of the kNN curve (%(default)s)")
     parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args()
@@ -407,7 +408,14 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
     words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
-    words += ["-k", options.k, "--curve", max(1, options.epochs // 5), "--jobs", options.jobs]
+    words += [
+        "-k",
+        options.k,
+        "--curve",
+        max(1, options.epochs // options.points),
+        "--jobs",
+        options.jobs,
+    ]
     words += ["--workers", options.workers]
     words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
