@@ -12,36 +12,27 @@ import torch
 from linear import to_bits
 from PIL import Image
 
-from mmsalmask.errors import InputError
+
+def options(out: Path, scale: str = "small", **others) -> Namespace:
+    given = {"out": out, "tune": False, "cfg_options": [], "curve": None, **others}
+    return Namespace(**study.SCALES[scale], **given)
 
 
-def options(out: Path, **others) -> Namespace:
-    return Namespace(**{**study.SCALES["small"], "out": out, **others})
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    """Three classes of five, six and seven pictures."""
-    folder = tmp_path_factory.mktemp("photos")
-    for label, count in (("a", 5), ("b", 6), ("c", 7)):
-        (folder / label).mkdir()
+def test_a_tenth_of_each_class_is_held_out_and_none_is_on_both_sides(tmp_path):
+    photos = tmp_path / "photos"
+    for label, count in (("a", 10), ("b", 25)):
+        (photos / label).mkdir(parents=True)
         for i in range(count):
-            Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / label / f"{i}.png")
-    return folder
-
-
-def test_the_photos_are_split_by_class_and_none_is_on_both_sides(photos, tmp_path):
-    given = options(tmp_path, data=photos, train_per_class=4)
-    sides = study.split(given)
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(photos / label / f"{i}.png")
+    sides = study.hold_out(photos, tmp_path / "out")
     found = [sorted(str(p.relative_to(side)) for p in side.glob("*/*")) for side in sides]
-    assert [sum(name[0] == label for name in found[0]) for label in "abc"] == [4, 4, 4]
-    assert len(found[1]) == 1 + 2 + 3
+    assert [sum(name[0] == label for name in found[1]) for label in "ab"] == [1, 2]
+    assert len(found[0]) == 9 + 23
     assert not set(found[0]) & set(found[1])
     link = sides[0] / found[0][0]
     assert link.read_bytes() == (photos / found[0][0]).read_bytes()
-    assert study.split(given) == sides
-    with pytest.raises(InputError, match="holds a study of other photos"):
-        study.split(options(tmp_path, data=photos, train_per_class=3))
+    assert study.hold_out(photos, tmp_path / "out") == sides
+    assert [len(list(side.glob("*/*"))) for side in sides] == [32, 3]
 
 
 def run(right: np.ndarray) -> dict:
@@ -106,8 +97,10 @@ def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
     assert by_grid["14"]["query, random"]["spread"] < by_grid["4"]["query, random"]["spread"]
 
 
-def test_every_row_has_the_same_recipe(tmp_path):
-    given = options(tmp_path, rows=list(study.ROWS), cfg_options=[], curve=None)
+@pytest.mark.parametrize("scale", study.SCALES)
+def test_every_row_has_the_same_recipe(scale, tmp_path):
+    constants = study.SCALES[scale]
+    given = options(tmp_path, scale, rows=list(study.ROWS))
     rows = ablate.read_plan(study.plan(given))
     assert [row.name for row in rows] == list(study.ROWS)
     assert [row.name for row in rows if not row.pretrain] == [study.UNTRAINED]
@@ -116,12 +109,37 @@ def test_every_row_has_the_same_recipe(tmp_path):
         config = ablate.load_config(ablate.write_config(row, given, tmp_path))
         optimizer = config.optim_wrapper.optimizer
         assert (optimizer.type, optimizer.lr) == ("SGD", given.lr)
+        assert optimizer.weight_decay == constants["weight_decay"]
         assert config.train_dataloader.batch_size == given.batch
         assert config.train_cfg.max_epochs == given.epochs
         assert config.model.data_preprocessor.augment.view.size == given.size
-        assert config.model.backbone.depth == 18
+        backbone = config.model.backbone
+        assert (backbone.depth, backbone.base_channels) == (18, constants["width"])
+        assert backbone.zero_init_residual == constants["zero_init"]
+        if "penalty" not in str(row.overrides):
+            assert config.model.head.temperature == constants["temperature"]
         if not row.name.startswith("SimCLR"):
-            assert config.model.queue_len == given.queue
+            assert (config.model.queue_len, config.model.momentum) == (4096, 0.99)
+            if not row.name.startswith("ADIOS"):
+                assert config.model.symmetric == constants["symmetric"]
+
+
+def test_trials_change_what_they_say_and_nothing_else(tmp_path):
+    given = options(tmp_path, tune=True, rows=list(study.trials()))
+    rows = {row.name: row for row in ablate.read_plan(study.plan(given))}
+    assert len(rows) == 2 * len(study.TRIALS)
+    scale = study.SCALES["small"]
+    for name, changed in study.TRIALS.items():
+        for method in ("plain MoCo v2", "high-pass"):
+            model = rows[f"{method}, {name}"].settings["model"]
+            found = {
+                "zero_init": model["backbone"]["zero_init_residual"],
+                "temperature": model["head"]["temperature"],
+                "bn_splits": model["bn_splits"],
+                "symmetric": model["symmetric"],
+                "lr": rows[f"{method}, {name}"].settings["optim_wrapper"]["optimizer"]["lr"],
+            }
+            assert found == {key: changed.get(key, scale[key]) for key in found}
 
 
 def test_a_row_that_failed_is_told_in_the_table():
