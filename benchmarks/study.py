@@ -100,6 +100,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     UNTRAINED: ("mocov2", []),
     BASELINE: ("mocov2", []),
     "MSCN": ("mocov2-mscn", []),
+    "MixMask": ("mocov2-mixmask", []),
     "ADIOS": ("adios-mocov2", []),
     "high-pass": ("mocov2-salmask-highpass", []),
     "blur": ("mocov2-salmask-blur", []),
