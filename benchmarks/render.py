@@ -67,7 +67,7 @@ def methods() -> str:
     """What a step of each method takes beyond its plain algorithm, as its metafile says."""
     parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
     rows = []
-    for folder in ("supervised", "moco", "simclr", "mscn", "adios", "others"):
+    for folder in ("supervised", "moco", "simclr", "mscn", "mixmask", "adios", "others"):
         content = yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text())
         for model in content["Models"]:
             told = model["Metadata"]

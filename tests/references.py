@@ -38,6 +38,24 @@ def hard_focal_mask(window: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     return window & to_pixels(candidates[None], *window.shape)[0]
 
 
+def block_patches(count: int, rows: int, columns: int, noise: np.ndarray) -> np.ndarray:
+    """One image's mask: a rectangle for each row of four uniform numbers, if it fits."""
+    mask = np.zeros((rows, columns), dtype=bool)
+    for size, shape, y, x in noise:
+        left = count - int(mask.sum())
+        area = 4 + (left - 4) * size
+        aspect = 0.3 ** (1 - 2 * shape)
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height >= rows or width >= columns:
+            continue
+        top, start = math.floor(y * (rows - height + 1)), math.floor(x * (columns - width + 1))
+        tried = mask.copy()
+        tried[top : top + height, start : start + width] = True
+        if int(mask.sum()) < int(tried.sum()) <= count:
+            mask = tried
+    return mask
+
+
 def to_pixels(patches: np.ndarray, height: int, width: int) -> np.ndarray:
     """(C, gh, gw) → (C, H, W), one pixel at a time."""
     channels, rows, columns = patches.shape

@@ -15,6 +15,7 @@ from mmsalmask.masking import (
     HighPassNoise,
     LowPass,
     MeanFill,
+    OtherImage,
     SaliencyMasker,
     StrongBlur,
     gaussian_blur,
@@ -42,6 +43,8 @@ def rows(*shape: int) -> torch.Tensor:
 
 def masked(**options) -> torch.Tensor:
     parts = dict(strategy=MeanFill(), localizer=BoundaryPriorSaliency(8), grid=3)
+    if isinstance(options.get("strategy"), OtherImage):
+        options["hard_negatives"] = 0
     found = SaliencyMasker(**{**parts, **options})(images(), images().flip(-1))
     return torch.stack([found.query, found.key])
 
@@ -75,6 +78,7 @@ SETTINGS = [
     (filled(MeanFill), ("focal_prob", "channel_prob")),
     (filled(LowPass), ("cells", "focal_prob", "channel_prob")),
     (filled(FeatheredMean), ("ramp", "focal_prob", "channel_prob")),
+    (filled(OtherImage), ("with_clean", "focal_prob", "channel_prob")),
     (lambda **options: noise_fill(images(), **options), ("std",)),
     (lambda sigma: gaussian_blur(images(), 3, sigma), ("sigma",)),
     (lambda kernel_size: gaussian_blur(images(), kernel_size, 1.0), ("kernel_size",)),

@@ -514,6 +514,15 @@ def test_settings_of_hard_negatives_need_hard_negatives(algorithm):
     assert message.startswith("model.data_preprocessor.masker.hard_negative_ratio has no effect")
 
 
+@pytest.mark.parametrize("algorithm", [*TWO_VIEWS, "mmsalmask.MaskedSimCLR"])
+def test_an_algorithm_that_asks_for_one_image_refuses_mixed_queries(algorithm):
+    mixing = dict(strategy=dict(type="mmsalmask.OtherImage"), hard_negatives=0)
+    message = error_of(check_config, model_with(algorithm, masker(**mixing)))
+    assert message.startswith(f"model: {algorithm.removeprefix('mmsalmask.')} asks for one image")
+    assert "set another model.data_preprocessor.masker.strategy" in message
+    check_config(model_with("mmsalmask.MaskedMoCo", masker(**mixing)))
+
+
 def test_a_masker_without_a_type_is_refused():
     message = error_of(check_config, model_with(TAKERS[0], dict(grid=14)))
     assert message.startswith("model.data_preprocessor.masker has no 'type'")

@@ -145,6 +145,15 @@ PARTS = {
         **strategy("feathered"),
         refused=dict(ramp=NO_SHARE, focal_prob=[*NO_SHARE, 0.2], channel_prob=[*NO_SHARE, 0.7]),
     ),
+    "OtherImage": Part(
+        "mocov2-mixmask_resnet18_demo",
+        f"{MASKER}.strategy",
+        dict(
+            with_clean=NO_FLAG,
+            focal_prob=[*NO_SHARE, 0.2],
+            channel_prob=[*NO_SHARE, 0.7],
+        ),
+    ),
     "BoundaryPriorSaliency": Part(
         **localizer("BoundaryPriorSaliency"),
         refused=dict(map_size=[*NO_COUNT, 2, (28, 2), (28,), "28"]),

@@ -95,7 +95,8 @@ def check_config(cfg: Config) -> None:
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
     misspelling of one that is absent. Values are not checked, but that hard negatives have an
-    algorithm that takes them, and settings of hard negatives some to act on.
+    algorithm that takes them, settings of hard negatives some to act on, and queries that are mixed
+    of two images an algorithm that asks for both.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name.
@@ -111,11 +112,11 @@ def check_config(cfg: Config) -> None:
             for spot in walk(step(root, key)):
                 _check_spot(spot)
     if "type" in (cfg.get("model") or {}):
-        _check_hard_negatives(cfg)
+        _check_masker(cfg)
 
 
-def _check_hard_negatives(cfg: Config) -> None:
-    """Refuse hard negatives that nobody takes, and settings of hard negatives that nobody makes."""
+def _check_masker(cfg: Config) -> None:
+    """Refuse hard negatives or mixed queries that nobody takes, and settings of none."""
     model = cfg.model
     path = "model.data_preprocessor" if model.get("data_preprocessor") else "data_preprocessor"
     masker = (model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}).get("masker")
@@ -126,6 +127,11 @@ def _check_hard_negatives(cfg: Config) -> None:
         )
     algorithm = resolve(step(root_of(cfg), "model"), model.type)[0]
     takes, made = getattr(algorithm, "takes_hard_negatives", False), _made(masker)
+    if _mixes(masker) and not getattr(algorithm, "takes_mixtures", False):
+        raise InputError(
+            f"model: {algorithm.__name__} asks for one image per view, but the masker mixes two: "
+            f"set another {path}.masker.strategy, or train mmsalmask.MaskedMoCo"
+        )
     if made and not takes:
         raise InputError(
             f"model: {algorithm.__name__} takes two views, the hard negatives that the masker "
@@ -151,6 +157,13 @@ def _made(masker: dict | None) -> int:
         return 0
     usual = inspect.signature(MODELS.get(masker["type"])).parameters.get("hard_negatives")
     return masker.get("hard_negatives", usual.default if usual else 0)
+
+
+def _mixes(masker: dict | None) -> bool:
+    """Whether a masker that is built from this config fills a view from another image."""
+    strategy = (masker or {}).get("strategy")
+    known = isinstance(strategy, dict) and "type" in strategy
+    return known and getattr(MODELS.get(strategy["type"]), "mixes", False)
 
 
 def _check_spot(spot: Spot) -> None:

@@ -4,15 +4,17 @@ from mmsalmask.masking.feathered import FeatheredMean
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import gaussian_blur, high_pass
 from mmsalmask.masking.low_pass import LowPass
-from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, both_ways, mask_ratios
+from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
+from mmsalmask.masking.other_image import OtherImage
 from mmsalmask.masking.patches import (
     balanced_patches,
+    block_patches,
     foreground_patches,
     random_patches,
     random_windows,
     to_pixels,
 )
-from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Strategy, StrongBlur
+from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Mixture, Strategy, StrongBlur
 
 __all__ = [
     "FeatheredMean",
@@ -20,12 +22,14 @@ __all__ = [
     "LowPass",
     "MaskedViews",
     "MeanFill",
+    "Mixture",
+    "OtherImage",
     "SaliencyMasker",
     "Strategy",
     "StrongBlur",
     "balanced_patches",
+    "block_patches",
     "blur_fill",
-    "both_ways",
     "foreground_patches",
     "gaussian_blur",
     "high_pass",

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,13 +13,14 @@ from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
     Shares,
     balanced_patches,
+    block_patches,
     foreground_or_all,
     foreground_patches,
     random_patches,
     random_windows,
     to_pixels,
 )
-from mmsalmask.masking.strategies import Role, Strategy
+from mmsalmask.masking.strategies import Mixture, Role, Strategy
 from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_to_grid
 
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
@@ -43,6 +44,8 @@ class MaskedViews:
         hard_negative_masks: M masks like those.
         query_saliency, key_saliency: (N, gh, gw); ``None`` without a localizer.
         query_foreground, key_foreground: bool (N, gh, gw); ``None`` without a localizer.
+        mixture: what the queries are mixed of, if masked pixels show another image; with both
+            directions, ``partner`` counts within its own.
     """
 
     query: Tensor
@@ -55,6 +58,7 @@ class MaskedViews:
     key_saliency: Tensor | None = None
     query_foreground: Tensor | None = None
     key_foreground: Tensor | None = None
+    mixture: Mixture | None = None
 
 
 class SaliencyMasker(nn.Module):
@@ -76,7 +80,8 @@ class SaliencyMasker(nn.Module):
         hard_negatives: M, how many hard negatives per image; 0 for none.
         masked_views: which views are masked: the method masks the query alone.
         patches: where the masked patches come from; all but ``balanced`` are ablations.
-            ``foreground`` and ``background`` draw the share r of that side only.
+            ``foreground`` and ``background`` draw the share r of that side only, ``block`` draws
+            rectangles (MixMask).
         shares: ``equal``: patches of a query take the same share of both sides, on average over the
             draws, and a hard negative keeps its background. ``paper``: the published counts, whose
             rounding spares the background of a query, and focal windows that also take what they
@@ -98,7 +103,7 @@ class SaliencyMasker(nn.Module):
         hard_negative_ratio: tuple[float, float] = (0.4, 0.7),
         hard_negatives: int = 1,
         masked_views: Literal["query", "key", "both"] = "query",
-        patches: Literal["balanced", "random", "foreground", "background"] = "balanced",
+        patches: Literal["balanced", "random", "block", "foreground", "background"] = "balanced",
         shares: Shares = "equal",
     ) -> None:
         super().__init__()
@@ -123,9 +128,9 @@ class SaliencyMasker(nn.Module):
             raise InputError(
                 f"masked_views must be 'query', 'key' or 'both', got {self.masked_views!r}"
             )
-        if self.patches not in ("balanced", "random", "foreground", "background"):
+        if self.patches not in ("balanced", "random", "block", "foreground", "background"):
             raise InputError(
-                "patches must be 'balanced', 'random', 'foreground' or 'background', "
+                "patches must be 'balanced', 'random', 'block', 'foreground' or 'background', "
                 f"got {self.patches!r}"
             )
         if self.shares not in ("equal", "paper"):
@@ -147,9 +152,14 @@ class SaliencyMasker(nn.Module):
             raise InputError(
                 f"hard_negatives is a number of views per image, got {self.hard_negatives!r}"
             )
-        if self.localizer is None and self.patches != "random":
+        if self.localizer is None and self.patches not in ("random", "block"):
             raise InputError(
                 f"patches={self.patches!r} needs a localizer: give one, or set patches='random'"
+            )
+        if self.strategy.mixes and (self.hard_negatives or self.masked_views != "query"):
+            raise InputError(
+                f"{type(self.strategy).__name__} mixes queries of two images, which a key or a "
+                "hard negative cannot be: set hard_negatives=0 and masked_views='query'"
             )
         if self.localizer is None and self.hard_negatives:
             raise InputError(
@@ -179,19 +189,30 @@ class SaliencyMasker(nn.Module):
             InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
                 without crops.
         """
-        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key, crops)
+        located = self._locate(query, key, crops)
         seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
-        if both_directions:
-            seen_q, seen_k = both_ways(seen_q, seen_k)
-            if self.localizer is not None:
-                saliency_q, saliency_k = both_ways(saliency_q, saliency_k)
-                foreground_q, foreground_k = both_ways(foreground_q, foreground_k)
-        masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
+        views = self._mask_pairs(seen_q, seen_k, *located, generator)
+        if not both_directions:
+            return views
+        located = [pair[::-1] for pair in located]
+        return _joined(views, self._mask_pairs(seen_k, seen_q, *located, generator))
+
+    def _mask_pairs(
+        self,
+        seen_q: Tensor,
+        seen_k: Tensor,
+        saliency: tuple[Tensor | None, Tensor | None],
+        where: tuple[Tensor | None, Tensor | None],
+        generator: Generator | None,
+    ) -> MaskedViews:
+        """Mask pairs of what the encoder sees, given saliency and foreground of each view."""
+        masked_q, mask_q, masked_k, mask_k, mixture = seen_q, None, seen_k, None, None
         if self.masked_views != "key":
-            masked_q, mask_q = self.mask(seen_q, foreground_q, generator)
+            masked_q, mask_q = self.mask(seen_q, where[0], generator)
+            mixture = self.strategy.mixture(seen_q, mask_q)
         if self.masked_views != "query":
-            masked_k, mask_k = self.mask(seen_k, foreground_k, generator)
-        hard = [self.harden(seen_k, foreground_k, generator) for _ in range(self.hard_negatives)]
+            masked_k, mask_k = self.mask(seen_k, where[1], generator)
+        hard = [self.harden(seen_k, where[1], generator) for _ in range(self.hard_negatives)]
         return MaskedViews(
             query=masked_q,
             key=masked_k,
@@ -199,10 +220,11 @@ class SaliencyMasker(nn.Module):
             query_mask=mask_q,
             key_mask=mask_k,
             hard_negative_masks=[mask for _, mask in hard],
-            query_saliency=saliency_q,
-            key_saliency=saliency_k,
-            query_foreground=foreground_q,
-            key_foreground=foreground_k,
+            query_saliency=saliency[0],
+            key_saliency=saliency[1],
+            query_foreground=where[0],
+            key_foreground=where[1],
+            mixture=mixture,
         )
 
     def mask(
@@ -232,10 +254,10 @@ class SaliencyMasker(nn.Module):
 
     def _locate(
         self, query: Tensor, key: Tensor, crops: tuple[Crops, Crops] | None
-    ) -> tuple[Tensor | None, ...]:
-        """Saliency and foreground of both views, from one pass of the localizer."""
+    ) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
+        """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
-            return None, None, None, None
+            return (None, None), (None, None)
         if not isinstance(self.localizer, CachedSaliency):
             saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
         elif crops is None:
@@ -246,11 +268,13 @@ class SaliencyMasker(nn.Module):
             )
         else:
             saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
-        return *saliency.chunk(2), *foreground(saliency, self.offset).chunk(2)
+        return saliency.chunk(2), foreground(saliency, self.offset).chunk(2)
 
     def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:
         if self.patches == "random":
             return random_patches(ratio, where.shape[-2:], generator, self.shares)
+        if self.patches == "block":
+            return block_patches(ratio, where.shape[-2:], generator)
         if self.patches == "balanced":
             return balanced_patches(where, ratio, generator, self.shares)
         return foreground_patches(
@@ -309,9 +333,21 @@ class SaliencyMasker(nn.Module):
         return toss < probability
 
 
-def both_ways(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Each of two tensors (N, …) in either role: (2N, …) with the second behind, and before."""
-    return torch.cat([first, second]), torch.cat([second, first])
+def _joined(first: MaskedViews, second: MaskedViews) -> MaskedViews:
+    """The views of one batch behind those of another, of the same masker."""
+
+    def join(one: Any, other: Any) -> Any:
+        if one is None:
+            return None
+        if isinstance(one, Tensor):
+            return torch.cat([one, other])
+        parts = [join(*pair) for pair in zip(one, other, strict=True)]
+        return Mixture(*parts) if isinstance(one, Mixture) else parts
+
+    names = [part.name for part in fields(MaskedViews)]
+    return MaskedViews(
+        **{name: join(getattr(first, name), getattr(second, name)) for name in names}
+    )
 
 
 def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ per image, which is the share asked for rounded to whole patches. A ``torch.Gene
 draw repeatable.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -90,6 +91,45 @@ def random_patches(
     """
     nowhere = torch.zeros(*ratio.shape, *grid, dtype=torch.bool, device=ratio.device)
     return balanced_patches(nowhere, ratio, generator, shares)
+
+
+def block_patches(
+    ratio: Tensor, grid: tuple[int, int], generator: Generator | None = None, rounds: int = 16
+) -> Tensor:
+    """At most ⌊r·P⌋ patches of the whole grid, in blocks (Bao et al. 2022; MixMask).
+
+    In each round a rectangle is drawn, of at least four patches where that many are to go, of an
+    aspect ratio from 0.3 to 1/0.3, and smaller than the grid on both sides. It is taken if it
+    masks a patch, and no more than are to go. A few may remain when the rounds are over.
+
+    Args:
+        ratio: float (...), r in [0, 1] per leading element.
+        grid: rows and columns of the patch grid; P is their product.
+        generator: on the ratio's device.
+        rounds: how many rectangles are tried.
+
+    Returns:
+        bool (..., gh, gw).
+    """
+    height, width = grid
+    count = (ratio * (height * width)).floor()
+    rows = torch.arange(height, device=ratio.device)[:, None]
+    columns = torch.arange(width, device=ratio.device)
+    noise = torch.rand(rounds, 4, *ratio.shape, generator=generator, device=ratio.device)
+    taken = torch.zeros(*ratio.shape, height, width, dtype=torch.bool, device=ratio.device)
+    for size, shape, y, x in noise:
+        left = count - taken.sum((-2, -1))
+        area = 4 + (left - 4) * size
+        aspect = torch.exp((2 * shape - 1) * math.log(1 / 0.3))
+        high, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        top = (y * (height - high + 1)).floor()[..., None, None]
+        start = (x * (width - wide + 1)).floor()[..., None, None]
+        block = (rows >= top) & (rows < top + high[..., None, None])
+        block = block & (columns >= start) & (columns < start + wide[..., None, None])
+        new = (block & ~taken).sum((-2, -1))
+        fits = (high < height) & (wide < width) & (new > 0) & (new <= left)
+        taken = taken | (block & fits[..., None, None])
+    return taken
 
 
 def _draw(first: Tensor, from_first: Tensor, from_rest: Tensor, generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -15,16 +15,32 @@ from mmsalmask.masking.filters import check_kernel, high_pass
 Role = Literal["query", "hard_negative"]
 
 
+class Mixture(NamedTuple):
+    """Views that are mixed of two images each, and what a loss needs to ask for both.
+
+    Attributes:
+        kept: share of a view's pixels that are still its own, float32 (N,) in [0, 1].
+        partner: which of the N images shows in the others, int64 (N,).
+        clean: the views before mixing, (N, 3, H, W), where the loss contrasts them, too.
+    """
+
+    kept: Tensor
+    partner: Tensor
+    clean: Tensor | None
+
+
 class Strategy(ABC):
     """What :class:`mmsalmask.masking.SaliencyMasker` asks of a strategy.
 
     Attributes:
         focal_prob: share of images whose mask is a focal window instead of patches.
         channel_prob: of the others, share whose patches are drawn per channel.
+        mixes: whether the fill is another image, which the loss then asks for, too.
     """
 
     focal_prob: float = 0.0
     channel_prob: float = 0.0
+    mixes: ClassVar[bool] = False
 
     def see(self, views: Tensor) -> Tensor:
         """What the encoder sees of normalised views (N, 3, H, W), before masking."""
@@ -42,6 +58,10 @@ class Strategy(ABC):
         # Fresh memory costs more than the selection: a fill of the view's size is written over.
         out = fill if fill.shape == seen.shape else None
         return torch.where(mask, fill, seen, out=out)
+
+    def mixture(self, seen: Tensor, mask: Tensor) -> Mixture | None:
+        """What the seen views are mixed of after :meth:`paste`, if the strategy mixes."""
+        return None
 
 
 def refuse_other_shapes(strategy: Strategy) -> None:

@@ -29,7 +29,12 @@ class HardNegativeContrastiveHead(BaseModule):
         self.penalty = penalty
 
     def loss(
-        self, query: Tensor, key: Tensor, negatives: Tensor, hard_negatives: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        negatives: Tensor,
+        hard_negatives: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss and accuracy of a batch.
 
@@ -37,6 +42,7 @@ class HardNegativeContrastiveHead(BaseModule):
             query, key: (N, D), ℓ2-normalised.
             negatives: (K, D), ℓ2-normalised.
             hard_negatives: (N, M, D), ℓ2-normalised, or ``None``.
+            weight: of each query's loss before the mean over N is taken, (N,); 1 by default.
 
         Returns:
             ``loss``; ``contrast_accuracy``, the percentage of queries closer to their key than to
@@ -46,7 +52,7 @@ class HardNegativeContrastiveHead(BaseModule):
         logits = contrast_logits(
             query, key, negatives, hard_negatives, self.penalty, self.temperature
         )
-        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty)
+        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty, weight)
 
 
 @MODELS.register_module()
@@ -96,7 +102,9 @@ def _number(hard_negatives: Tensor | None) -> int:
     return 0 if hard_negatives is None else hard_negatives.shape[1]
 
 
-def _loss_and_accuracy(logits: Tensor, hard: int, penalty: float) -> dict[str, Tensor]:
+def _loss_and_accuracy(
+    logits: Tensor, hard: int, penalty: float, weight: Tensor | None = None
+) -> dict[str, Tensor]:
     """Cross entropy and accuracies of logits: the positive, negatives, then ``hard`` hard ones.
 
     The accuracies stand apart because times ρ a hard negative is nearer than the key for most of a
@@ -104,8 +112,9 @@ def _loss_and_accuracy(logits: Tensor, hard: int, penalty: float) -> dict[str, T
     """
     positive = logits.new_zeros(len(logits), dtype=torch.long)
     plain, own = logits.detach().split([logits.shape[1] - hard, hard], dim=1)
+    loss = F.cross_entropy(logits, positive, reduction="none")
     logged = {
-        "loss": F.cross_entropy(logits, positive),
+        "loss": (loss if weight is None else weight * loss).mean(),
         "contrast_accuracy": 100 * (plain.argmax(1) == 0).float().mean(),
     }
     if hard:

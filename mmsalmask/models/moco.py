@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmsalmask.checks import check_flag, check_integer, is_number, is_pair
 from mmsalmask.errors import InputError
+from mmsalmask.masking import Mixture
 from mmsalmask.models.distributed import gather, shuffle_batch, unshuffle_batch
 from mmsalmask.models.encoder import check_encoder
 from mmsalmask.models.preprocessor import MaskingDataPreprocessor
@@ -31,6 +33,11 @@ class MaskedMoCo(BaseSelfSupervisor):
     With a symmetric loss each view is the query once and the key once. The preprocessor is told to
     hand on both directions, one behind the other along the batch. Each direction is encoded and
     contrasted with the queue on its own, and the keys of both are then enqueued.
+
+    Where a masked query shows another image (:class:`~mmsalmask.masking.OtherImage`), it has two
+    keys: the loss is λ·L(q, k) + (1 − λ)·L(q, k of the other image), λ being the share of pixels
+    that is its own, plus, where the clean query comes along, that query's loss (MixMask,
+    Vishniakov et al. 2022).
 
     The momentum encoder keeps BatchNorm statistics of its own: only parameters are averaged.
     (mmengine's ``ExponentialMovingAverage`` would copy the query encoder's statistics over them at
@@ -60,7 +67,9 @@ class MaskedMoCo(BaseSelfSupervisor):
             loss without a ``mmsalmask.MaskingDataPreprocessor``.
     """
 
-    takes_hard_negatives = True  # configs that make them for other algorithms are refused
+    # Configs that make them for other algorithms are refused.
+    takes_hard_negatives = True
+    takes_mixtures = True
 
     def __init__(
         self,
@@ -115,30 +124,76 @@ class MaskedMoCo(BaseSelfSupervisor):
             )
         self.data_preprocessor.both_directions = True
 
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        inputs: list[Tensor],
+        data_samples: list | None = None,
+        mode: str = "tensor",
+        mixture: Mixture | None = None,
+    ) -> Any:
+        """As of any algorithm of mmpretrain; a mixture is for :meth:`loss`."""
+        if mode == "loss":
+            return self.loss(inputs, data_samples, mixture)
+        return super().forward(inputs, data_samples, mode)
+
+    def loss(
+        self,
+        inputs: list[Tensor],
+        data_samples: list | None = None,
+        mixture: Mixture | None = None,
+    ) -> dict[str, Tensor]:
         """Loss and contrast accuracy of a batch; moves the momentum encoder and the queue.
 
         Args:
             inputs: query and key (N, 3, H, W), then M ≥ 0 hard negatives of that shape; (2N, 3, H,
                 W) with a symmetric loss, one direction behind the other.
             data_samples: not used.
+            mixture: what the queries are mixed of, if they are; they have no hard negatives then.
+
+        Returns:
+            What the head returns, the mean of both directions with a symmetric loss. Of mixed
+            queries that come with clean ones, accuracies are the clean ones', and
+            ``mixed_accuracy`` is the share of mixed queries closer to their own image's key than to
+            any negative.
         """
-        directions = zip(*(part.chunk(2) for part in inputs), strict=True)
-        directions = list(directions) if self.symmetric else [inputs]
         self._update_momentum_encoder()
         # The queue moves in place below, the backward pass still needs it as it was.
         negatives = self.queue.clone()
         found, keys = [], []
-        for query_view, key_view, *hard_views in directions:
+        for (query_view, key_view, *hard_views), mixed in self._directions(inputs, mixture):
             query = _embed(self._encoder, query_view)
             with torch.no_grad():
                 key = self._embed_shuffled(key_view)
                 hard = [self._embed_shuffled(view) for view in hard_views]
-            hard = torch.stack(hard, dim=1) if hard else None
-            found.append(self.head.loss(query, key, negatives, hard))
+            if mixed is None:
+                hard = torch.stack(hard, dim=1) if hard else None
+                found.append(self.head.loss(query, key, negatives, hard))
+            else:
+                found.append(self._mixed_loss(query, key, negatives, mixed))
             keys.append(key)
         self._enqueue(torch.cat(keys))
         return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
+
+    def _directions(self, inputs: list[Tensor], mixture: Mixture | None) -> list[tuple]:
+        """Views and mixture of each direction that the loss is the mean of."""
+        if not self.symmetric:
+            return [(inputs, mixture)]
+        mixtures = (
+            [None, None] if mixture is None else [Mixture(*half) for half in _halves(mixture)]
+        )
+        return list(zip(_halves(inputs), mixtures, strict=True))
+
+    def _mixed_loss(
+        self, query: Tensor, key: Tensor, negatives: Tensor, mixture: Mixture
+    ) -> dict[str, Tensor]:
+        own = self.head.loss(query, key, negatives, None, mixture.kept)
+        other = self.head.loss(query, key[mixture.partner], negatives, None, 1 - mixture.kept)
+        own["loss"] = own["loss"] + other["loss"]
+        if mixture.clean is None:
+            return own
+        clean = self.head.loss(_embed(self._encoder, mixture.clean), key, negatives)
+        clean["loss"] = clean["loss"] + own["loss"]
+        return {**clean, "mixed_accuracy": own["contrast_accuracy"]}
 
     def _embed_shuffled(self, views: Tensor) -> Tensor:
         shuffled, order = shuffle_batch(views, alone=self.bn_splits > 1)
@@ -176,6 +231,11 @@ def _embed(encoder: nn.Module, views: Tensor) -> Tensor:
     """ℓ2-normalised float32 embeddings (N, D)."""
     (embedding,) = encoder(views)
     return F.normalize(embedding.float(), dim=1)
+
+
+def _halves(parts: Iterable[Tensor | None]) -> Iterator[tuple[Tensor | None, ...]]:
+    """The first halves of tensors (2N, …), then the second; ``None`` stays."""
+    return zip(*((None, None) if part is None else part.chunk(2) for part in parts), strict=True)
 
 
 def _check_momentum(momentum: Any) -> tuple[float, float]:

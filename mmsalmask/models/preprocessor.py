@@ -17,9 +17,9 @@ from mmsalmask.masking import (
     HighPassNoise,
     LowPass,
     MeanFill,
+    OtherImage,
     SaliencyMasker,
     StrongBlur,
-    both_ways,
 )
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import CachedSaliency, Crops
@@ -31,6 +31,7 @@ for _part in (
     MeanFill,
     LowPass,
     FeatheredMean,
+    OtherImage,
     DeviceAugmentation,
     RandomView,
 ):
@@ -99,7 +100,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
     """Make two views on the device, or take those of the pipeline; normalise and mask them there.
 
     Hands an algorithm ``inputs = [query, key, hard_negative, …]``: with ``hard_negatives=0`` in the
-    masker just two views, so any two-view algorithm of mmpretrain accepts it. The masker holds no
+    masker just two views, so any two-view algorithm of mmpretrain accepts it. If masked pixels show
+    another image, a ``mixture`` goes with them, see :class:`~mmsalmask.masking.OtherImage`, which
+    ``MaskedMoCo`` accepts. The masker holds no
     parameters and keeps its localizer out of the module tree: the localizer is never in a
     checkpoint, in train mode or in an optimizer.
 
@@ -214,6 +217,7 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
                 f"the pipeline gives {len(views)} views: set num_views=2 in its MultiView"
             )
         if self.masker is None:
-            return {**data, "inputs": list(both_ways(*views))}
+            return {**data, "inputs": [torch.cat(views), torch.cat(views[::-1])]}
         masked = self.masker(*views, crops=crops, both_directions=self.both_directions)
-        return {**data, "inputs": [masked.query, masked.key, *masked.hard_negatives]}
+        handed = {**data, "inputs": [masked.query, masked.key, *masked.hard_negatives]}
+        return handed if masked.mixture is None else {**handed, "mixture": masked.mixture}

@@ -11,6 +11,7 @@ from mmsalmask.masking import (
     HighPassNoise,
     LowPass,
     MeanFill,
+    OtherImage,
     SaliencyMasker,
     StrongBlur,
     blur_fill,
@@ -121,6 +122,39 @@ def test_without_a_ramp_a_feathered_mean_is_the_mean():
     feathered = masker(FeatheredMean(ramp=0))(query, key, draws[0])
     plain = masker(MeanFill())(query, key, draws[1])
     assert torch.allclose(feathered.query, plain.query, atol=1e-6)
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("number", [6, 5])
+def test_a_mixed_query_shows_its_partner_of_the_same_view_and_says_how_much(both, number):
+    query, key = views(number)
+    mixing = masker(OtherImage(), hard_negatives=0, grid=8, query_ratio=(0.2, 0.8))
+    masked = mixing(query, key, both_directions=both)
+    assert torch.equal(masked.key, torch.cat([key, query]) if both else key)
+    for direction, view in enumerate([query, key][: 1 + both]):
+        for image in range(number):
+            row, partner = direction * number + image, number - 1 - image
+            mask = masked.query_mask[row].expand(3, -1, -1)
+            assert torch.equal(masked.query[row][mask], view[partner][mask])
+            assert torch.equal(masked.query[row][~mask], view[image][~mask])
+            assert torch.equal(masked.mixture.clean[row], view[image])
+            assert masked.mixture.partner[row] == partner
+            kept = 1 - mask.float().mean()
+            assert masked.mixture.kept[row].item() == pytest.approx(kept.item())
+    assert masked.mixture.kept.std() > 0.1
+
+
+def test_the_clean_query_and_the_mixture_come_only_where_they_are_asked_for():
+    query, key = views()
+    alone = masker(OtherImage(with_clean=False), hard_negatives=0)(query, key)
+    assert alone.mixture.clean is None
+    assert masker(MeanFill())(query, key).mixture is None
+
+
+@pytest.mark.parametrize("options", [dict(hard_negatives=1), dict(masked_views="both")])
+def test_keys_and_hard_negatives_are_not_mixed(options):
+    with pytest.raises(InputError, match="OtherImage mixes queries of two images"):
+        masker(OtherImage(), **{"hard_negatives": 0, **options})
 
 
 def test_noise_has_its_strength_and_is_drawn_for_every_image_anew():
@@ -296,11 +330,13 @@ def test_mask_ratios_are_the_shares_of_pixels():
     assert [ratio.item() for ratio in ratios] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, OtherImage()], ids=lambda s: type(s).__name__)
 def test_masking_never_waits_for_the_device_nor_loops_over_images(strategy):
+    options = dict(hard_negatives=0, patches="block") if strategy.mixes else {}
+
     def operations(number):
         query, key = views(number)
-        maker = masker(strategy)
+        maker = masker(strategy, **options)
         maker(query, key)
         with profile(activities=[ProfilerActivity.CPU]) as trace:
             maker(query, key)

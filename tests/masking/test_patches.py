@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import references
@@ -9,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from mmsalmask.errors import InputError
 from mmsalmask.masking import (
     balanced_patches,
+    block_patches,
     foreground_patches,
     random_patches,
     random_windows,
@@ -63,6 +66,32 @@ def test_each_side_loses_its_share_but_for_less_than_a_patch(case):
     for side in (foreground, ~foreground):
         lost = (patches & side).sum((1, 2))
         assert (lost - ratio * side.sum((1, 2))).abs().max() < 1 + 1e-4
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (7, 5), (3, 14)])
+def test_blocks_are_the_rectangles_of_the_reference_and_never_too_many(grid):
+    ratio = torch.rand(40, 2, generator=torch.Generator().manual_seed(1))
+    patches = block_patches(ratio, grid, torch.Generator().manual_seed(2))
+    noise = torch.rand(16, 4, 40, 2, generator=torch.Generator().manual_seed(2))
+    for image in range(40):
+        for channel in range(2):
+            count = math.floor(ratio[image, channel] * np.float32(grid[0] * grid[1]))
+            expected = references.block_patches(count, *grid, noise[:, :, image, channel].numpy())
+            assert np.array_equal(patches[image, channel], expected)
+
+
+def test_blocks_mask_half_of_mixmasks_grid_in_few_pieces():
+    half = torch.full((500,), 0.5)
+    blocks = block_patches(half, (8, 8), torch.Generator().manual_seed(0))
+    counts = blocks.sum((1, 2))
+    assert counts.max() == 32
+    assert counts.float().mean() > 31.5
+    scattered = random_patches(half, (8, 8), torch.Generator().manual_seed(0))
+    borders = [
+        (mask[:, 1:] != mask[:, :-1]).sum() + (mask[..., 1:] != mask[..., :-1]).sum()
+        for mask in (blocks, scattered)
+    ]
+    assert borders[0] < 0.5 * borders[1]
 
 
 @given(grids, st.floats(0, 1, width=32), seeds)

@@ -15,6 +15,7 @@ from torch import nn
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine import ExactRunner
 from mmsalmask.errors import InputError
+from mmsalmask.masking import Mixture
 from mmsalmask.models import MaskedMoCo, MaskingDataPreprocessor
 from mmsalmask.models import moco as module
 from mmsalmask.models.split_norm import SplitBatchNorm1d, SplitBatchNorm2d, split_batch_norm
@@ -276,6 +277,69 @@ def test_a_symmetric_model_asks_its_preprocessor_for_both_directions():
     assert model.queue_pointer.item() == 8
     with pytest.raises(InputError, match=r"a symmetric loss takes a query .*gives 3 views"):
         model.data_preprocessor({"inputs": views(count=3), "data_samples": None}, True)
+
+
+# ------------------------------------------------------------------------------- mixed queries
+
+
+@pytest.mark.parametrize("with_clean", [True, False])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_loss_of_mixed_queries_asks_for_both_images_in_proportion(with_clean, symmetric):
+    """λ_i·L(q_i, k_i) + (1 − λ_i)·L(q_i, k_partner), and the clean query's, one query at a time."""
+    model = moco(symmetric=symmetric, momentum=1.0)
+    twin = copy.deepcopy(model)
+    queue = model.queue.double().numpy()
+    encoder = nn.Sequential(twin.backbone, twin.neck)
+    kept, partner = torch.tensor([0.1, 0.4, 0.9, 1.0]), torch.tensor([3, 2, 1, 0])
+    directions = [views(count=3, seed=seed) for seed in ((1, 2) if symmetric else (1,))]
+    expected = []
+    for mixed, key, clean in directions:
+        mixed, clean = (embed(encoder, view).detach().double().numpy() for view in (mixed, clean))
+        key = embed(twin.momentum_encoder, key).detach().double().numpy()
+
+        def loss(queries, i, j, key=key):
+            return references.info_nce(queries[i : i + 1], key[j : j + 1], queue)
+
+        for i in range(4):
+            share = kept[i].item()
+            expected.append(share * loss(mixed, i, i) + (1 - share) * loss(mixed, i, partner[i]))
+            expected[-1] += loss(clean, i, i) if with_clean else 0
+    mixed, key, clean = (torch.cat(parts) for parts in zip(*directions, strict=True))
+    times = len(directions)
+    mixture = Mixture(kept.repeat(times), partner.repeat(times), clean if with_clean else None)
+    losses = model([mixed, key], None, "loss", mixture)
+    assert losses["loss"].item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert ("mixed_accuracy" in losses) == with_clean
+    losses["loss"].backward()
+    assert model.queue_pointer.item() == 4 * times
+
+
+def test_a_mixed_batch_goes_from_raw_views_to_the_loss():
+    masker = dict(
+        type="mmsalmask.SaliencyMasker",
+        strategy=dict(type="mmsalmask.OtherImage"),
+        patches="block",
+        grid=8,
+        query_ratio=(0.5, 0.5),
+        hard_negatives=0,
+    )
+    model = moco(data_preprocessor=dict(PLAIN, masker=masker), momentum=1.0)
+    seen, contrasts = [], []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    original = model.head.loss
+    model.head.loss = lambda *args: contrasts.append(args) or original(*args)
+    inputs = views(count=2)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    model.train_step({"inputs": inputs, "data_samples": None}, wrapper)
+    mixed, clean = seen
+    assert torch.equal(clean, inputs[0])
+    other = (mixed != clean).any(1, keepdim=True)
+    assert torch.equal(mixed, torch.where(other, clean.flip(0), clean))
+    (first, key, *_, kept), (second, flipped, *_, rest), _ = contrasts
+    assert torch.equal(first, second)
+    assert torch.equal(flipped, key.flip(0))
+    assert torch.allclose(kept, 1 - other.float().mean((1, 2, 3)))
+    assert torch.allclose(kept + rest, torch.ones(4))
 
 
 # ------------------------------------------------------------------------------ BatchNorm groups

@@ -227,7 +227,7 @@ def recipes(*folders: str) -> list[str]:
     return sorted(path.relative_to(CONFIGS).as_posix() for path in paths)
 
 
-@pytest.mark.parametrize("name", recipes("moco", "simclr", "mscn", "supervised"))
+@pytest.mark.parametrize("name", recipes("moco", "simclr", "mscn", "mixmask", "supervised"))
 def test_every_recipe_builds_and_its_encoder_fits_together(name):
     config = recipe(name, {"model.queue_len": 64} if "mocov2" in name else None)
     model = MODELS.build(config.model).eval()
@@ -238,10 +238,11 @@ def test_every_recipe_builds_and_its_encoder_fits_together(name):
 
 def test_batches_of_the_recipes_are_the_papers():
     sizes = {"moco": 128, "simclr": 256, "supervised": 256}
-    for name in recipes("moco", "simclr", "mscn", "supervised"):
+    for name in recipes("moco", "simclr", "mscn", "mixmask", "supervised"):
         config = load_config(str(CONFIGS / name))
         folder = Path(name).parent.name
-        family = ("moco" if "mocov2" in name else "simclr") if folder == "mscn" else folder
+        masked = folder in ("mscn", "mixmask")
+        family = ("moco" if "mocov2" in name else "simclr") if masked else folder
         processes = int(name.partition("xb")[0].rpartition("_")[2])
         assert processes * config.train_dataloader.batch_size == sizes[family], name
         assert f"xb{config.train_dataloader.batch_size}-" in name
