@@ -1,16 +1,19 @@
 """mmengine's Runner, whose interrupted runs end as if they had not been interrupted."""
 
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, broadcast, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -38,6 +41,7 @@ class ExactRunner(Runner):
     - A checkpoint also holds the random states of every process, the place in the epoch, gradients
       not yet used, and how long the logs were. They ride in the message hub, as ``exact_resume``.
     - It reads checkpoints without running code from them.
+    - Its logs are its own, though another run starts in the same second or process.
     - After SIGTERM or SIGINT it saves and stops, see :meth:`stop`.
     - ``fast_step`` in a config lays its model out channels last, ``compile_encoders`` compiles the
       encoders.
@@ -46,6 +50,29 @@ class ExactRunner(Runner):
     :class:`~mmsalmask.engine.loops.IterLoop`; a loop of another library is left as it is, and its
     runs resume as mmengine's do.
     """
+
+    # ------------------------------------------------------------------------ a run of its own
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Join the processes, and give the run a timestamp that no other run has.
+
+        By it mmengine finds a run's logger, message hub and visualizer, and names its log folder;
+        its own has whole seconds, which two runs may share.
+        """
+        super().setup_env(env_cfg)
+        now = torch.tensor(time.time(), dtype=torch.float64)
+        broadcast(now)
+        self._timestamp = f"{datetime.fromtimestamp(now.item()):%Y%m%d_%H%M%S_%f}"
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build the visualizer of this run alone, whatever name a config gives it.
+
+        The configs of mmdet and mmseg give one to all of theirs, and a second run in the process
+        would write its curves into the folder of the first.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": self.experiment_name}
+        return super().build_visualizer(visualizer)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop that a config describes."""
