@@ -103,12 +103,12 @@ def _loss_and_accuracy(logits: Tensor, hard: int, penalty: float) -> dict[str, T
     training: one accuracy over all columns would say nothing but that.
     """
     positive = logits.new_zeros(len(logits), dtype=torch.long)
-    plain, own = logits.detach().split([logits.shape[1] - hard, hard], dim=1)
+    key, others, own = logits.detach().split([1, logits.shape[1] - 1 - hard, hard], dim=1)
+    # A comparison with NaN is False: logits that are not finite count as mistakes.
     logged = {
         "loss": F.cross_entropy(logits, positive),
-        "contrast_accuracy": 100 * (plain.argmax(1) == 0).float().mean(),
+        "contrast_accuracy": 100 * (key > others).all(1).float().mean(),
     }
     if hard:
-        nearer = penalty * plain[:, :1] > own
-        logged["hard_accuracy"] = 100 * nearer.all(1).float().mean()
+        logged["hard_accuracy"] = 100 * (penalty * key > own).all(1).float().mean()
     return logged
