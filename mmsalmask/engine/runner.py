@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import torch
 from mmengine.dist import all_gather_object, all_reduce, broadcast, is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.log_files import cut_logs, log_sizes
 from mmsalmask.engine.loops import EpochLoop, IterLoop
 from mmsalmask.engine.randomness import random_state, set_random_state
@@ -63,6 +63,18 @@ class ExactRunner(Runner):
         now = torch.tensor(time.time(), dtype=torch.float64)
         broadcast(now)
         self._timestamp = f"{datetime.fromtimestamp(now.item()):%Y%m%d_%H%M%S_%f}"
+
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = True, deterministic: bool = False
+    ) -> None:
+        """Seed every process differently, so that no two draw the same masks and the same noise.
+
+        Samplers and samples take the seed of the run, which is one for all processes: the order of
+        the images and what they look like depend on their place alone.
+        """
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        if diff_rank_seed:
+            self._seed -= self.rank  # mmengine has added it
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """Build the visualizer of this run alone, whatever name a config gives it.
@@ -141,25 +153,24 @@ class ExactRunner(Runner):
     def _batch_norm(self) -> dict[str, Any]:
         return {
             f"{name}.{key}": value.cpu().clone()
-            for name, norm in self._plain_model.named_modules()
+            for name, norm in self.plain_model.named_modules()
             if isinstance(norm, _BatchNorm)
             for key, value in norm.named_buffers()
         }
 
     def _open_gradients(self) -> dict[str, Tensor]:
         """What was accumulated for a step that is yet to come, the processes' mean."""
-        wrapper = self.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        if all(one.should_update() for one in wrappers):
+        if all(one.should_update() for one in wrappers_of(self.optim_wrapper)):
             return {}
-        named = self._plain_model.named_parameters()
+        named = self.plain_model.named_parameters()
         gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
         for gradient in gradients.values():
             all_reduce(gradient, "mean")
         return gradients
 
     @property
-    def _plain_model(self) -> nn.Module:
+    def plain_model(self) -> nn.Module:
+        """The model without the wrapper that joins processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
     def stop(self, signals: StopSignals) -> NoReturn:
@@ -212,7 +223,7 @@ class ExactRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         state = checkpoint.get("state_dict", checkpoint)
         state = {name.removeprefix("module."): value for name, value in state.items()}
-        load_state_dict(self._plain_model, state, strict, self.logger)
+        load_state_dict(self.plain_model, state, strict, self.logger)
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
@@ -245,11 +256,11 @@ class ExactRunner(Runner):
         loop, processes = self.train_loop, state["processes"]
         loop.validated = state["validated"]
         loop.batches = self._batches_here(state)
-        # On more processes than before, some draw the same numbers, as all do in a new run.
         own = processes[self.rank % len(processes)]
-        set_random_state(own["random"])
-        self._plain_model.load_state_dict(own["batch_norm"], strict=False)
-        parameters = dict(self._plain_model.named_parameters())
+        if self.rank < len(processes):  # a process more than before draws as it was seeded
+            set_random_state(own["random"])
+        self.plain_model.load_state_dict(own["batch_norm"], strict=False)
+        parameters = dict(self.plain_model.named_parameters())
         for name, gradient in state["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)
 

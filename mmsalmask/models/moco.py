@@ -43,6 +43,9 @@ class MaskedMoCo(BaseSelfSupervisor):
     """
 
     takes_hard_negatives = True  # configs that make them for other algorithms are refused
+    # Whether an optimizer step begins with the next batch, as each does but where gradients are
+    # accumulated, which the training loop tells. The momentum encoder moves once per step.
+    starts_step = True
 
     def __init__(
         self,
@@ -114,9 +117,10 @@ class MaskedMoCo(BaseSelfSupervisor):
 
     @torch.no_grad()
     def _update_momentum_encoder(self) -> None:
-        self._average(
-            list(self.momentum_encoder.parameters()), list(self._encoder.parameters()), None
-        )
+        if self.starts_step:
+            self._average(
+                list(self.momentum_encoder.parameters()), list(self._encoder.parameters()), None
+            )
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
