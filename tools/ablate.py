@@ -43,6 +43,7 @@ from rich.table import Table
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder
+from mmsalmask.engine import write_atomically
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import Place, call, claim, run_all
 from mmsalmask.provenance import provenance, write_result
@@ -197,7 +198,8 @@ def write_config(row: Row, options: argparse.Namespace, folder: Path) -> str:
     lines = [f"_base_ = {str(Path(row.config).resolve())!r}"]
     lines += [f"{name} = {pformat(_plain(value))}" for name, value in settings.items()]
     child = folder / Path(row.config).name
-    child.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # The other seeds' jobs may be reading it.
+    write_atomically(child, ("\n".join(lines) + "\n").encode())
     return str(child)
 
 

@@ -17,4 +17,3 @@ train_dataloader = dict(
         dict(type='mmsalmask.LoadWhole', size=96),
         _base_.device_pipeline[1],
     ]))
-randomness = dict(diff_rank_seed=True)

@@ -15,5 +15,3 @@ train_dataloader = dict(
         dict(type='mmsalmask.LoadWhole', size=96),
         _base_.device_pipeline[1],
     ]))
-# Each process draws its own views, as the workers of each do.
-randomness = dict(diff_rank_seed=True)

@@ -6,5 +6,3 @@ _base_ = [
 
 model = dict(data_preprocessor=dict(augment=_base_.mocov2_augment))
 train_dataloader = dict(dataset=dict(pipeline=_base_.device_pipeline))
-# Each process draws its own views, as the workers of each do.
-randomness = dict(diff_rank_seed=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.optim import Optimizer
 
@@ -84,6 +84,11 @@ def _start_momentum(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             state = optimizer.state[parameter]
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+
+
+def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
+    """The wrappers of all optimizers of a run; ADIOS has two, the encoder's first."""
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmsalmask.checks import check_integer, check_share
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.masks import _MaskerHook
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import write_result
@@ -53,7 +54,7 @@ class NonFiniteHook(Hook):
     def before_train(self, runner) -> None:
         self._handles = [
             wrapper.optimizer.register_step_pre_hook(self._drop_bad_gradients)
-            for wrapper in _wrappers(runner.optim_wrapper)
+            for wrapper in wrappers_of(runner.optim_wrapper)
         ]
         self._files: list[list[str]] = []
         # One per iteration since the last look: its loss, and its largest gradient.
@@ -133,7 +134,7 @@ class NonFiniteHook(Hook):
         )
 
     def _describe(self, runner, number: int, files: list[str], loss: float, largest: float) -> None:
-        wrappers = list(_wrappers(runner.optim_wrapper))
+        wrappers = wrappers_of(runner.optim_wrapper)
         path = Path(runner.work_dir) / "nonfinite" / f"iter_{number}_rank_{get_rank()}.json"
         parameters = [p.detach() for p in runner.model.parameters()]
         facts = {
@@ -150,12 +151,8 @@ class NonFiniteHook(Hook):
         write_result(path, plain)
 
 
-def _wrappers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterable[OptimWrapper]:
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
 def _scales(wrapper: OptimWrapper | OptimWrapperDict) -> list[float]:
-    each = (one for one in _wrappers(wrapper) if isinstance(one, AmpOptimWrapper))
+    each = (one for one in wrappers_of(wrapper) if isinstance(one, AmpOptimWrapper))
     return [one.loss_scaler.get_scale() for one in each]
 
 

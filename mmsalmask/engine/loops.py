@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.draws import DrawSampler, seeded_loader
 from mmsalmask.engine.randomness import kept_random_state
 from mmsalmask.engine.rehearsal import rehearse
@@ -49,6 +50,7 @@ class _Loop:
         """
         with StopSignals() as self.signals:
             self.runner.register_hook(_StopValidation(self.signals), priority="LOWEST")
+            self.runner.register_hook(_TellStep())
             try:
                 rehearse(self.runner)
                 return self._train()
@@ -171,3 +173,13 @@ class _StopValidation(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self.signals.noticed and runner.world_size == 1:
             raise _ValidationLeft
+
+
+class _TellStep(Hook):
+    """Tell a model with a momentum encoder which batches begin an optimizer step."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if hasattr(runner.plain_model, "starts_step"):
+            # The encoder's, which is the first of several.
+            wrapper = wrappers_of(runner.optim_wrapper)[0]
+            runner.plain_model.starts_step = wrapper.should_update()

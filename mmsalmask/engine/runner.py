@@ -1,20 +1,23 @@
 """mmengine's Runner, whose interrupted runs end as if they had not been interrupted."""
 
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, broadcast, is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.log_files import cut_logs, log_sizes
 from mmsalmask.engine.loops import EpochLoop, IterLoop
 from mmsalmask.engine.randomness import random_state, set_random_state
@@ -38,6 +41,7 @@ class ExactRunner(Runner):
     - A checkpoint also holds the random states of every process, the place in the epoch, gradients
       not yet used, and how long the logs were. They ride in the message hub, as ``exact_resume``.
     - It reads checkpoints without running code from them.
+    - Its logs are its own, though another run starts in the same second or process.
     - After SIGTERM or SIGINT it saves and stops, see :meth:`stop`.
     - ``fast_step`` in a config lays its model out channels last, ``compile_encoders`` compiles the
       encoders.
@@ -46,6 +50,41 @@ class ExactRunner(Runner):
     :class:`~mmsalmask.engine.loops.IterLoop`; a loop of another library is left as it is, and its
     runs resume as mmengine's do.
     """
+
+    # ------------------------------------------------------------------------ a run of its own
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Join the processes, and give the run a timestamp that no other run has.
+
+        By it mmengine finds a run's logger, message hub and visualizer, and names its log folder;
+        its own has whole seconds, which two runs may share.
+        """
+        super().setup_env(env_cfg)
+        now = torch.tensor(time.time(), dtype=torch.float64)
+        broadcast(now)
+        self._timestamp = f"{datetime.fromtimestamp(now.item()):%Y%m%d_%H%M%S_%f}"
+
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = True, deterministic: bool = False
+    ) -> None:
+        """Seed every process differently, so that no two draw the same masks and the same noise.
+
+        Samplers and samples take the seed of the run, which is one for all processes: the order of
+        the images and what they look like depend on their place alone.
+        """
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        if diff_rank_seed:
+            self._seed -= self.rank  # mmengine has added it
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build the visualizer of this run alone, whatever name a config gives it.
+
+        The configs of mmdet and mmseg give one to all of theirs, and a second run in the process
+        would write its curves into the folder of the first.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": self.experiment_name}
+        return super().build_visualizer(visualizer)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop that a config describes."""
@@ -114,25 +153,24 @@ class ExactRunner(Runner):
     def _batch_norm(self) -> dict[str, Any]:
         return {
             f"{name}.{key}": value.cpu().clone()
-            for name, norm in self._plain_model.named_modules()
+            for name, norm in self.plain_model.named_modules()
             if isinstance(norm, _BatchNorm)
             for key, value in norm.named_buffers()
         }
 
     def _open_gradients(self) -> dict[str, Tensor]:
         """What was accumulated for a step that is yet to come, the processes' mean."""
-        wrapper = self.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        if all(one.should_update() for one in wrappers):
+        if all(one.should_update() for one in wrappers_of(self.optim_wrapper)):
             return {}
-        named = self._plain_model.named_parameters()
+        named = self.plain_model.named_parameters()
         gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
         for gradient in gradients.values():
             all_reduce(gradient, "mean")
         return gradients
 
     @property
-    def _plain_model(self) -> nn.Module:
+    def plain_model(self) -> nn.Module:
+        """The model without the wrapper that joins processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
     def stop(self, signals: StopSignals) -> NoReturn:
@@ -185,7 +223,7 @@ class ExactRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         state = checkpoint.get("state_dict", checkpoint)
         state = {name.removeprefix("module."): value for name, value in state.items()}
-        load_state_dict(self._plain_model, state, strict, self.logger)
+        load_state_dict(self.plain_model, state, strict, self.logger)
         self._has_loaded = True
         self.logger.info(f"Load checkpoint from {filename}")
         return checkpoint
@@ -218,11 +256,11 @@ class ExactRunner(Runner):
         loop, processes = self.train_loop, state["processes"]
         loop.validated = state["validated"]
         loop.batches = self._batches_here(state)
-        # On more processes than before, some draw the same numbers, as all do in a new run.
         own = processes[self.rank % len(processes)]
-        set_random_state(own["random"])
-        self._plain_model.load_state_dict(own["batch_norm"], strict=False)
-        parameters = dict(self._plain_model.named_parameters())
+        if self.rank < len(processes):  # a process more than before draws as it was seeded
+            set_random_state(own["random"])
+        self.plain_model.load_state_dict(own["batch_norm"], strict=False)
+        parameters = dict(self.plain_model.named_parameters())
         for name, gradient in state["gradients"].items():
             parameters[name].grad = gradient.to(parameters[name].device)
 

@@ -10,11 +10,11 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.runner.checkpoint import get_state_dict
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
+from mmsalmask.models.encoder import kept_statistics
 from mmsalmask.models.moco import MaskedMoCo, _embed
 from mmsalmask.models.simclr import MaskedSimCLR, _of_other_processes
 from mmsalmask.registry import MODELS
@@ -151,26 +151,15 @@ class ADIOS(BaseSelfSupervisor):
         """Let gradients through everything but the mask net, and leave it exactly as it is."""
         parts = [part for name, part in self.named_children() if name != "mask_net"]
         parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
-        norms = [
-            module
-            for part in parts
-            for module in part.modules()
-            if isinstance(module, _BatchNorm) and module.track_running_stats
-        ]
         try:
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            for norm in norms:
-                # In train mode: normalise by the batch, touch no buffer.
-                norm.track_running_stats = False
             # DDP that looks for unused parameters would take the frozen ones for such.
-            with self.no_sync():
+            with kept_statistics(parts), self.no_sync():
                 yield
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            for norm in norms:
-                norm.track_running_stats = True
 
     def state_dict(self, *, destination=None, prefix: str = "", keep_vars: bool = False) -> dict:
         """As of any module, under the same names where DDP wraps the parts.

@@ -1,8 +1,11 @@
-"""What the algorithms share: the parts of an encoder."""
+"""What the algorithms share: the parts of an encoder, and its running statistics."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checks import check_part
 
@@ -16,3 +19,24 @@ def check_encoder(backbone: Any, neck: Any, head: Any) -> None:
     for name, part in (("backbone", backbone), ("neck", neck), ("head", head)):
         if not isinstance(part, nn.Module):
             check_part(f"model.{name}", part)
+
+
+@contextmanager
+def kept_statistics(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Leave the running statistics of every BatchNorm, ``SyncBN`` included, as they are.
+
+    In train mode it still normalises by the batch. ``torch.compile`` keeps a graph for either case.
+    """
+    norms = [
+        module
+        for part in parts
+        for module in part.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

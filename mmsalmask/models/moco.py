@@ -70,6 +70,9 @@ class MaskedMoCo(BaseSelfSupervisor):
     # Configs that make them for other algorithms are refused.
     takes_hard_negatives = True
     takes_mixtures = True
+    # Whether an optimizer step begins with the next batch, as each does but where gradients are
+    # accumulated, which the training loop tells. The momentum encoder moves once per step.
+    starts_step = True
 
     def __init__(
         self,
@@ -201,6 +204,8 @@ class MaskedMoCo(BaseSelfSupervisor):
 
     @torch.no_grad()
     def _update_momentum_encoder(self) -> None:
+        if not self.starts_step:
+            return
         average = get_ema_multi_avg_fn(self._momentum_now())
         average(list(self.momentum_encoder.parameters()), list(self._encoder.parameters()), None)
 

@@ -7,7 +7,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor
 
 from mmsalmask.models.distributed import gather_with_gradient
-from mmsalmask.models.encoder import check_encoder
+from mmsalmask.models.encoder import check_encoder, kept_statistics
 from mmsalmask.registry import MODELS
 
 
@@ -21,7 +21,7 @@ class MaskedSimCLR(BaseSelfSupervisor):
 
     One encoder embeds everything, with gradient: both views in one forward, so that they share
     BatchNorm statistics, and hard negatives in forwards of their own, so that theirs stay apart.
-    The running statistics average over all of these forwards.
+    The running statistics, with which a backbone is exported, are those of the views alone.
 
     Over several processes, each computes the loss of its own anchors against the views of all, and
     the mean that DDP takes of the gradients is the gradient of the joined batch's loss. That holds
@@ -64,7 +64,8 @@ class MaskedSimCLR(BaseSelfSupervisor):
         """
         first_view, second_view, *hard_views = inputs
         views = self._embed(torch.cat([first_view, second_view]))
-        hard = [self._embed(view) for view in hard_views]
+        with kept_statistics([self.backbone, self.neck]):
+            hard = [self._embed(view) for view in hard_views]
         return self.head.loss(
             *views.chunk(2),
             torch.stack(hard, dim=1) if hard else None,

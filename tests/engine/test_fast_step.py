@@ -7,13 +7,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from test_masks import BATCH, Views, masker, model
 from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.checkpoint import backbone_state, load_checkpoint, save_backbone
 from mmsalmask.config import load_config
 from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.engine import ExactRunner
 from mmsalmask.engine.launch import build_runner, fuse_optimizers
 
 LOG_INTERVAL = 3
@@ -55,7 +55,7 @@ def train(
     log_processor: dict | None = None,
 ) -> list[dict]:
     """The log lines of a run with high-pass masking and two hard negatives."""
-    runner = Runner(
+    runner = ExactRunner(
         model(masker("HighPassNoise", hard_negatives=2)),
         work_dir=str(work),
         train_dataloader=dict(

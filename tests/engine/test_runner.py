@@ -1,8 +1,10 @@
 """Runs that break off and are resumed, inside one process, against the same runs left in peace."""
 
+import itertools
+import json
 import re
+import time
 
-import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
@@ -121,7 +123,13 @@ def run(
         resume=resume is not None,
         load_from=None if resume is None else str(resume),
         randomness={"seed": seed},
-        experiment_name=f"runner_{np.random.default_rng().integers(2**40)}",
+        experiment_name="always_the_same",
+        # As in the configs of mmdet and mmseg.
+        visualizer={
+            "type": "Visualizer",
+            "name": "visualizer",
+            "vis_backends": [{"type": "LocalVisBackend"}],
+        },
         default_scope="mmengine",
     )
     train_and_close(runner)
@@ -170,6 +178,21 @@ def test_a_run_cut_off_anywhere_ends_the_same(tmp_path, loop, saving, options):
         assert {path.name for path in work.glob("*.pth")} == {
             path.name for path in (tmp_path / "whole").glob("*.pth")
         }
+
+
+def test_runs_that_start_in_one_second_share_no_logs(tmp_path, monkeypatch):
+    """mmengine finds logger, message hub and visualizer by a run's name and second."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: 1e9 + next(ticks) / 1e6)
+    curves, texts = [], []
+    for work in (tmp_path / "first", tmp_path / "second"):
+        run(work, EPOCHS, BY_EPOCH)
+        (scalars,), (text,) = work.glob("*/vis_data/scalars.json"), work.glob("*/*.log")
+        lines = map(json.loads, scalars.read_text().splitlines())
+        curves.append([line["step"] for line in lines if "loss" in line])
+        texts.append(text.read_text().count("Saving checkpoint at"))
+    assert curves[0] == curves[1] == [5 * epoch + i for epoch in range(4) for i in (2, 4)]
+    assert texts == [4, 4]
 
 
 def test_a_best_checkpoint_is_no_place_to_resume_from_exactly(tmp_path):

@@ -77,6 +77,32 @@ def test_loss_is_the_papers_on_embeddings_computed_step_by_step(hard):
     assert 0 <= losses["contrast_accuracy"].item() <= 100
 
 
+def test_the_momentum_encoder_moves_with_the_first_of_the_batches_of_a_step():
+    model, twin = moco(), moco()
+    with torch.no_grad():
+        for one in (model, twin):
+            for parameter in one.backbone.parameters():
+                parameter.add_(0.1)
+    for starts in (True, False, False):
+        model.starts_step = starts
+        model.loss(views(), None)
+    twin.loss(views(), None)
+    for moved, expected in zip(
+        model.momentum_encoder.parameters(), twin.momentum_encoder.parameters(), strict=True
+    ):
+        assert torch.equal(moved, expected)
+    assert model.queue_pointer == 12 % len(model.queue)
+
+
+def test_a_diverged_net_has_no_accuracy():
+    model = moco()
+    with torch.no_grad():
+        model.backbone.conv1.weight.fill_(float("nan"))
+    losses = model.loss(views(), None)
+    assert losses["loss"].isnan()
+    assert losses["contrast_accuracy"] == losses["hard_accuracy"] == 0
+
+
 def test_contrast_accuracy_counts_queries_nearest_to_their_key():
     head = moco().head
     query = F.normalize(torch.eye(4, 8), dim=1)
