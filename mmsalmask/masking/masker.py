@@ -170,9 +170,14 @@ class SaliencyMasker(nn.Module):
             crops: which parts of which images the query and the key are; only a cache asks.
 
         Raises:
-            InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
-                without crops.
+            InputError: for batches that are not alike, views smaller than the grid, a saliency map
+                coarser than it, or a cache without crops.
         """
+        if query.ndim != 4 or query.shape != key.shape:
+            raise InputError(
+                "query and key are two views (N, 3, H, W) of the same images, got "
+                f"{tuple(query.shape)} and {tuple(key.shape)}: give both one size"
+            )
         saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key, crops)
         seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
         masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
