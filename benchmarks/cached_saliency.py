@@ -205,7 +205,9 @@ def main() -> None:
     parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
     parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
     parser.add_argument("--backbone", help="a ResNet, e.g. resnet50")
-    parser.add_argument("--checkpoint", help="its weights: a path or torchvision://resnet50")
+    parser.add_argument(
+        "--checkpoint", help="its weights: a path or torchvision://resnet50.imagenet1k_v2"
+    )
     parser.add_argument(
         "--bfloat16",
         action="store_true",

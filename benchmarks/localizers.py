@@ -1,7 +1,7 @@
 """How well each localizer finds the objects of real photos, and what it costs.
 
     python benchmarks/localizers.py [--photos coco-mini] [--split val train]
-        [--backbone resnet50 --checkpoint torchvision://resnet50] [--json FILE]
+        [--backbone resnet50 --checkpoint torchvision://resnet50.imagenet1k_v2] [--json FILE]
 
 The photos are resized to 224x224. The union of an image's instance masks (crowds included),
 averaged over a 7x7 grid and cut at 0.5, is the true foreground; the score is the area under the ROC
@@ -143,7 +143,9 @@ def main() -> None:
     parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
     parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
     parser.add_argument("--backbone", help="also measure this ResNet, e.g. resnet50")
-    parser.add_argument("--checkpoint", help="its weights: a path or torchvision://resnet50")
+    parser.add_argument(
+        "--checkpoint", help="its weights: a path or torchvision://resnet50.imagenet1k_v2"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -6,6 +6,7 @@ import re
 import tarfile
 from collections import OrderedDict, defaultdict
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import get_torchvision_models
 from mmpretrain.models import ConvNeXt, ResNet, ResNetV1c, ResNetV1d
 from mmpretrain.structures import DataSample
 from safetensors.torch import load_file, save_file
@@ -35,10 +37,12 @@ from mmsalmask.checkpoint import (
     to_torchvision,
     warn_if_filter_differs,
 )
+from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import BackboneSaliency
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY_RESNET = {
     "type": "ResNet",
     "depth": 18,
@@ -357,6 +361,24 @@ def test_addresses_are_downloaded_once_and_a_failure_names_them(tmp_path, monkey
         load_checkpoint("https://offline/a.pth")
     with pytest.raises(InputError, match=r"no weights named 'resnet5'; near names: .*resnet50"):
         load_checkpoint("torchvision://resnet5")
+
+
+def test_localizers_of_the_recipes_take_torchvisions_second_weights_and_depth_the_first():
+    found = {}
+    recipes = [*ROOT.glob("configs/*/*-salmask-*_resnet50_*_in*.py")]
+    recipes += ROOT.glob("configs/depth/*_resnet50*.py")
+    for path in recipes:
+        checkpoints = re.findall(r"torchvision://[\w.]+", repr(load_config(str(path)).to_dict()))
+        for checkpoint in set(checkpoints) - {"torchvision://resnet18"}:
+            found.setdefault((path.parent.name == "depth", checkpoint), []).append(path.stem)
+    assert {key: len(names) for key, names in found.items()} == {
+        (False, "torchvision://resnet50.imagenet1k_v2"): 11,
+        (True, "torchvision://resnet50"): 4,
+    }
+    addresses = get_torchvision_models()
+    weights = torchvision.models.ResNet50_Weights
+    assert addresses["resnet50.imagenet1k_v2"] == weights.IMAGENET1K_V2.url == weights.DEFAULT.url
+    assert addresses["resnet50"] == weights.IMAGENET1K_V1.url
 
 
 # The backbone

@@ -8,4 +8,4 @@ model = dict(
             localizer=dict(
                 type='mmsalmask.BackboneSaliency',
                 backbone=dict(type='ResNet', depth=50),
-                checkpoint='torchvision://resnet50'))))
+                checkpoint='torchvision://resnet50.imagenet1k_v2'))))

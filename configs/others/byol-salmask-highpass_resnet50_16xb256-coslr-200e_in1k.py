@@ -9,7 +9,7 @@ data_preprocessor = dict(
         localizer=dict(
             type='mmsalmask.BackboneSaliency',
             backbone=dict(type='ResNet', depth=50),
-            checkpoint='torchvision://resnet50'),
+            checkpoint='torchvision://resnet50.imagenet1k_v2'),
         hard_negatives=0))
 
 custom_hooks = [

@@ -19,6 +19,7 @@ from mmsalmask.engine.masks import _MaskerHook
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import write_result
 from mmsalmask.registry import HOOKS
+from mmsalmask.saliency import informative
 
 _SKIPPED = "nonfinite_steps"
 # What float16 gradients of any use are scaled by is larger by orders of magnitude.
@@ -169,7 +170,8 @@ class CollapseHook(_MaskerHook):
     It adds to the log: ``embedding_spread``, the standard deviation of the neck's ℓ2-normalised
     embeddings over a batch, times √dimensions, which is near 1 for embeddings all over the sphere
     and 0 where all images have the same; ``queue_twins%``, the share of the queue's rows that it
-    holds twice; ``flat_saliency%``, the share of saliency maps that say nothing.
+    holds twice; ``flat_saliency%``, the share of saliency maps that say nothing, flat
+    or not finite.
 
     Args:
         interval: iterations between log lines, that of the ``LoggerHook``.
@@ -219,8 +221,8 @@ class CollapseHook(_MaskerHook):
             found["queue_twins%"] = 100 * share_of_twins(self._queue)
         seen = self._take()
         if seen is not None and seen[1].query_saliency is not None:
-            maps = seen[1].query_saliency.flatten(1).float()
-            found["flat_saliency%"] = 100 * (maps.amax(1) == maps.amin(1)).float().mean()
+            told = informative(seen[1].query_saliency)
+            found["flat_saliency%"] = 100 * (~told).float().mean()
         if not found:
             return
         values = torch.stack([value.float() for value in found.values()]).tolist()
@@ -242,8 +244,8 @@ class CollapseHook(_MaskerHook):
             )
         if not found.get("flat_saliency%", 0.0) <= 100 * self.flat:
             logger.warning(
-                f"{found['flat_saliency%']:.0f} % of the saliency maps are constant, and their "
-                "images masked at random: check the localizer and the images"
+                f"{found['flat_saliency%']:.0f} % of the saliency maps are flat or not finite, and "
+                "their images masked at random: check the localizer and the images"
             )
 
 

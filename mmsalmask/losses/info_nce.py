@@ -30,23 +30,48 @@ def contrast_logits(
         float32 (N, 1 + K + M).
 
     Raises:
-        InputError: for τ ≤ 0, a ρ that is no finite number, or hard negatives that are not one row
-            per query.
+        InputError: for τ ≤ 0, a ρ that is no finite number, shapes other than these, or hard
+            negatives that are not one row per query.
     """
     check_scales(temperature, penalty)
+    _check_shapes(query, key, negatives, hard_negatives)
     # In half precision e^{q·k/τ} at small τ loses what distinguishes the negatives.
     with without_autocast(query.device):
         query, key, negatives = query.float(), key.float(), negatives.float()
         logits = [(query * key).sum(1, keepdim=True), query @ negatives.t()]
         if hard_negatives is not None:
-            if len(hard_negatives) != len(query):
-                raise InputError(
-                    f"every query needs hard negatives of its own: {len(query)} queries, "
-                    f"{len(hard_negatives)} rows of hard negatives"
-                )
             own = hard_negatives.float().view(len(query), -1, query.shape[1])
             logits.append(penalty * torch.einsum("nd,nmd->nm", query, own))
         return torch.cat(logits, dim=1) / temperature
+
+
+def _check_shapes(
+    query: Tensor, key: Tensor, negatives: Tensor, hard_negatives: Tensor | None
+) -> None:
+    if query.ndim != 2 or query.shape != key.shape:
+        raise InputError(
+            "queries and keys are embeddings (N, D) of the same shape, got "
+            f"{tuple(query.shape)} and {tuple(key.shape)}"
+        )
+    width = query.shape[1]
+    if negatives.ndim != 2 or negatives.shape[1] != width:
+        transposed = negatives.ndim == 2 and len(negatives) == width
+        raise InputError(
+            f"negatives are rows (K, {width}), as long as a query, got {tuple(negatives.shape)}"
+            + (": transpose the queue" if transposed else "")
+        )
+    if hard_negatives is None:
+        return
+    if len(hard_negatives) != len(query):
+        raise InputError(
+            f"every query needs hard negatives of its own: {len(query)} queries, "
+            f"{len(hard_negatives)} rows of hard negatives"
+        )
+    if hard_negatives.ndim not in (2, 3) or hard_negatives.shape[-1] != width:
+        raise InputError(
+            f"hard negatives are embeddings (N, {width}) or (N, M, {width}), got "
+            f"{tuple(hard_negatives.shape)}"
+        )
 
 
 def check_scales(temperature: float, penalty: float) -> None:

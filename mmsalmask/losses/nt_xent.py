@@ -35,8 +35,8 @@ def nt_xent_logits(
         float32 (2N, 1 + 2N + K + M).
 
     Raises:
-        InputError: for τ ≤ 0, two views of different shape, or hard negatives that are not one row
-            per image.
+        InputError: for τ ≤ 0, two views of different shape, negatives of another width, or hard
+            negatives that are not one row per image.
     """
     if first.ndim != 2 or first.shape != second.shape:
         raise InputError(
@@ -50,10 +50,13 @@ def nt_xent_logits(
             f"{len(hard_negatives)} rows of hard negatives"
         )
     batch = torch.cat([first, second])
+    if negatives is not None and negatives.shape[1:] != first.shape[1:]:
+        raise InputError(f"negatives are rows (K, {first.shape[1]}), got {tuple(negatives.shape)}")
+    rows = batch if negatives is None else torch.cat([batch, negatives])
     logits = contrast_logits(
         batch,
         torch.cat([second, first]),
-        batch if negatives is None else torch.cat([batch, negatives]),
+        rows,
         None if hard_negatives is None else torch.cat([hard_negatives, hard_negatives]),
         penalty,
         temperature,

@@ -186,9 +186,14 @@ class SaliencyMasker(nn.Module):
                 localizer sees each view once all the same.
 
         Raises:
-            InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
-                without crops.
+            InputError: for batches that are not alike, views smaller than the grid, a saliency map
+                coarser than it, or a cache without crops.
         """
+        if query.ndim != 4 or query.shape != key.shape:
+            raise InputError(
+                "query and key are two views (N, 3, H, W) of the same images, got "
+                f"{tuple(query.shape)} and {tuple(key.shape)}: give both one size"
+            )
         located = self._locate(query, key, crops)
         seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
         views = self._mask_pairs(seen_q, seen_k, *located, generator)

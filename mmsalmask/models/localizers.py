@@ -31,7 +31,7 @@ def backbone_saliency(
     """Saliency of an mmpretrain backbone with the weights of a checkpoint; the paper's localizer.
 
     ``dict(type='mmsalmask.BackboneSaliency', backbone=dict(type='ResNet', depth=50),
-    checkpoint='torchvision://resnet50')`` in a config.
+    checkpoint='torchvision://resnet50.imagenet1k_v2')`` in a config.
 
     Args:
         backbone: config of an mmpretrain backbone that returns feature maps.

@@ -5,7 +5,7 @@ Plain PyTorch. Nothing here knows about masks or losses.
 
 from mmsalmask.saliency.cache import CachedSaliency, cut, open_cache, standardise, write_cache
 from mmsalmask.saliency.crops import Crops
-from mmsalmask.saliency.foreground import foreground, pool_to_grid
+from mmsalmask.saliency.foreground import foreground, informative, pool_to_grid
 from mmsalmask.saliency.frozen import Frozen
 from mmsalmask.saliency.localizers import (
     BackboneSaliency,
@@ -24,6 +24,7 @@ __all__ = [
     "centre_prior",
     "cut",
     "foreground",
+    "informative",
     "open_cache",
     "pool_to_grid",
     "standardise",

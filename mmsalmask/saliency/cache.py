@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmsalmask.errors import InputError
 from mmsalmask.saliency.crops import Crops
-from mmsalmask.saliency.foreground import FLATNESS
+from mmsalmask.saliency.foreground import informative
 
 FORMAT = 1
 _KEY = "mmsalmask_saliency"
@@ -167,13 +167,13 @@ def standardise(saliency: Tensor) -> Tensor:
     """Maps (N, h, w) as a cache keeps them: float16, mean 0 and standard deviation 1 per image.
 
     A foreground does not change with a positive factor or a shift of the map, and standardised
-    values use float16 well, whatever the localizer's range. A map that says nothing, flat or not
-    finite, becomes zero: flat wherever it is cut.
+    values use float16 well, whatever the localizer's range. A map that is not
+    :func:`~mmsalmask.saliency.informative` becomes zero: flat wherever it is cut.
     """
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
-    informative = std > FLATNESS * saliency.abs().amax(dim=(1, 2), keepdim=True)
-    return torch.where(informative, (saliency - mean) / std, 0).half()
+    told = informative(saliency)[:, None, None]
+    return torch.where(told, (saliency - mean) / std, 0).half()
 
 
 def write_cache(

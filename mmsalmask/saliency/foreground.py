@@ -50,13 +50,23 @@ def pool_to_grid(saliency: Tensor, grid: int | tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(saliency.float(), (rows, columns))
 
 
+def informative(saliency: Tensor) -> Tensor:
+    """Which maps (N, h, w) say where an object is, bool (N,).
+
+    Those that do not are flat, std ≤ 1e-6·max|S|, or hold a NaN or an infinity.
+    """
+    saliency = saliency.float()
+    # A comparison with NaN is False, so a map that is not finite is never informative.
+    return saliency.std((1, 2), correction=0) > FLATNESS * saliency.abs().amax((1, 2))
+
+
 def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
     """Foreground patches: S ≥ mean(S) − offset·std(S), over each image's own grid.
 
-    The standard deviation is the population's. A map without information, that is a flat one
-    (std ≤ 1e-6·max|S|) or one that holds NaN or an infinity, has no foreground: its row is all
-    False, and maskers then draw patches at random. It is never all True, although every value of a
-    flat map reaches its threshold. Statistics are float32 whatever the dtype of the map.
+    The standard deviation is the population's. A map that is not :func:`informative` has no
+    foreground: its row is all False, and maskers then draw patches at random. It is never all True,
+    although every value of a flat map reaches its threshold. Statistics are float32 whatever the
+    dtype of the map.
 
     Args:
         saliency: (N, h, w), any floating dtype and range; usually already on the patch grid.
@@ -73,6 +83,4 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
-    # A comparison with NaN is False, so a map that is not finite is never informative.
-    informative = std > FLATNESS * saliency.abs().amax(dim=(1, 2), keepdim=True)
-    return (saliency >= mean - offset * std) & informative
+    return (saliency >= mean - offset * std) & informative(saliency)[:, None, None]

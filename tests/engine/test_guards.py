@@ -184,7 +184,7 @@ class Log:
         ({"embedding_spread": 0.01}, "collapse"),
         ({"embedding_spread": float("nan")}, "collapse"),
         ({"queue_twins%": 50.0}, "twice"),
-        ({"flat_saliency%": 90.0}, "constant"),
+        ({"flat_saliency%": 90.0}, "flat or not finite"),
         ({"embedding_spread": 0.9, "queue_twins%": 0.0, "flat_saliency%": 10.0}, None),
     ],
 )

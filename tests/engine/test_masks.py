@@ -145,6 +145,30 @@ def recomputed(masked) -> dict[str, float]:
 # ------------------------------------------------------------------------------------ the log
 
 
+class Broken(torch.nn.Module):
+    """A localizer whose maps are, in turn, NaN, constant but for rounding, and good."""
+
+    def forward(self, images):
+        maps = images.mean(1)
+        maps[::4] = float("nan")
+        maps[1::4] = 1 + 1e-7 * torch.rand_like(maps[1::4])
+        return maps
+
+
+def test_maps_that_say_nothing_are_counted_and_mean_random_masks(tmp_path):
+    MODELS.register_module(Broken.__name__, force=True, module=Broken)
+    hooks = [dict(type="mmsalmask.CollapseHook", interval=2)]
+    masking = masker(localizer=dict(type="mmsalmask.Broken"), query_ratio=(0.5, 0.5))
+    try:
+        seen, _, lines = train(tmp_path, masking, hooks)
+    finally:
+        MODELS.module_dict.pop("Broken")
+    assert [line["flat_saliency%"] for line in lines] == [50.0, 50.0]
+    for masked in seen:
+        assert masked.query_foreground.flatten(1).any(1).tolist() == [False, False, True, True]
+        assert (masked.query_mask.float().mean((1, 2, 3)) == 0.5).all()
+
+
 @pytest.mark.parametrize("strategy", ["MeanFill", "HighPassNoise"])
 def test_the_log_tells_the_ratios_of_the_very_iteration_it_logs(tmp_path, strategy):
     hooks = [dict(type="mmsalmask.TrainingStatisticsHook", interval=2)]

@@ -100,3 +100,17 @@ def test_bad_input_is_refused():
         info_nce(query, query, query, temperature=0.0)
     with pytest.raises(InputError, match="4 queries, 3 rows of hard negatives"):
         info_nce(query, query, query, query[:3])
+
+
+def test_embeddings_of_other_shapes_are_refused_by_name():
+    query, queue = embeddings(4, 8), embeddings(20, 8)
+    with pytest.raises(InputError, match=r"rows \(K, 8\).* got \(8, 20\): transpose the queue"):
+        info_nce(query, query, queue.t())
+    with pytest.raises(InputError, match=r"rows \(K, 8\), as long as a query, got \(20, 7\)$"):
+        info_nce(query, query, queue[:, :7])
+    with pytest.raises(InputError, match=r"of the same shape, got \(4, 8\) and \(3, 8\)"):
+        info_nce(query, query[:3], queue)
+    with pytest.raises(InputError, match=r"of the same shape, got \(4, 8\) and \(1, 8\)"):
+        info_nce(query, query[:1], queue)
+    with pytest.raises(InputError, match=r"hard negatives are .* got \(4, 4\)"):
+        info_nce(query, query, queue, query[:, :4])

@@ -66,6 +66,12 @@ def test_a_batch_may_be_split_when_the_rest_are_negatives(number, rest, seed):
     assert total / sum(sizes) == pytest.approx(nt_xent(first, second, own).item(), abs=1e-4)
 
 
+def test_a_transposed_queue_of_negatives_is_refused():
+    first, second, queue = embeddings(4, 8), embeddings(4, 8, seed=1), embeddings(20, 8, seed=2)
+    with pytest.raises(InputError, match=r"negatives are rows \(K, 8\), got \(8, 20\)"):
+        nt_xent(first, second, negatives=queue.t())
+
+
 def test_logits_hold_the_positive_the_batch_and_the_hard_negatives_in_this_order():
     first, second, negatives, own = (embeddings(3, 8, seed=i) for i in range(4))
     logits = nt_xent_logits(first, second, own, 2.0, 0.1, negatives)

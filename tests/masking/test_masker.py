@@ -386,6 +386,17 @@ def test_what_needs_a_localizer_is_refused_without_one():
         SaliencyMasker(MeanFill(), patches="random")
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 64, 64), (6, 3, 64, 60), (6, 1, 64, 64)])
+@pytest.mark.parametrize("localizer", [CornerObject(), None])
+def test_batches_that_are_not_alike_are_refused(shape, localizer):
+    query, _ = views()
+    options = {} if localizer else dict(patches="random", hard_negatives=0)
+    maker = SaliencyMasker(MeanFill(), localizer, **options)
+    for pair in ((query, torch.zeros(shape)), (torch.zeros(shape), query)):
+        with pytest.raises(InputError, match=r"views \(N, 3, H, W\) of the same images, got"):
+            maker(*pair)
+
+
 def test_a_grid_finer_than_the_map_or_the_view_is_refused():
     query, key = views(size=(64, 64))
     with pytest.raises(InputError, match="larger than the saliency map"):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmsalmask.errors import InputError
-from mmsalmask.saliency import foreground, pool_to_grid
+from mmsalmask.saliency import foreground, informative, pool_to_grid, standardise
 
 
 def slow_foreground(saliency, offset):
@@ -117,6 +117,19 @@ def test_a_map_that_is_not_finite_has_no_foreground_and_leaves_others_alone(bad)
     saliency[1, 2, 2] = bad
     expected[1] = False
     assert torch.equal(foreground(saliency), expected)
+
+
+def test_one_rule_says_which_maps_tell_something_and_all_who_ask_follow_it():
+    saliency = torch.randn(6, 7, 7, generator=torch.Generator().manual_seed(4))
+    saliency[1] = 3.0
+    saliency[2, 0, 0] = math.nan
+    saliency[3, 0, 0] = math.inf
+    saliency[4] = 1.0
+    saliency[4, 0, 0] += torch.finfo(torch.float32).eps
+    expected = torch.tensor([True, False, False, False, False, True])
+    assert torch.equal(informative(saliency), expected)
+    assert torch.equal(foreground(saliency).flatten(1).any(1), expected)
+    assert torch.equal(standardise(saliency).flatten(1).any(1), expected)
 
 
 def test_half_precision_statistics_are_float32_under_autocast():
