@@ -43,9 +43,9 @@ from rich.table import Table
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder
-from mmsalmask.engine import write_atomically
+from mmsalmask.engine.safe_checkpoint import run_checkpoints, write_atomically
 from mmsalmask.errors import InputError
-from mmsalmask.jobs import Place, call, claim, run_all
+from mmsalmask.jobs import Place, call, claim, run_all, wait_for
 from mmsalmask.provenance import provenance, write_result
 
 TOOLS = Path(__file__).resolve().parent
@@ -255,7 +255,8 @@ def run(row: Row, seed: int, options: argparse.Namespace, place: Place) -> dict:
 def pretrain(config: list[str], folder: Path, options: argparse.Namespace, place: Place) -> dict:
     """Train from the start, or from the newest checkpoint of the folder."""
     words = [f"--work-dir={folder}", *([f"--amp={options.amp}"] if options.amp else [])]
-    if (folder / "last_checkpoint").exists():
+    wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
+    if run_checkpoints(folder):
         words.append("--resume")
     start = time.perf_counter()
     call(TOOLS / "train.py", [*config, *words], folder / "train.log", place)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mmsalmask.cli import report_errors
 from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +80,7 @@ def main() -> None:
             "train.py",
             CONFIG,
             *("--work-dir", work),
+            *(["--resume"] if run_checkpoints(work) else []),
             *("--cfg-options", f"data_root={data}", f"randomness.seed={seed}"),
         )
         minutes = (time.perf_counter() - start) / 60

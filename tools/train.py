@@ -14,6 +14,7 @@ from mmsalmask.engine.launch import (
     build_runner,
     has_checkpoint,
     leave_process_group,
+    own_work_dir,
     restarted,
     set_resume,
     set_work_dir,
@@ -60,8 +61,9 @@ def main() -> None:
             set_resume(config, "auto")
         elif arguments.resume:
             set_resume(config, arguments.resume)
-        train(build_runner(config))
-        leave_process_group()
+        with own_work_dir(config):
+            train(build_runner(config))
+            leave_process_group()
 
 
 if __name__ == "__main__":

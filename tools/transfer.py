@@ -41,6 +41,7 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.cli import report_errors
 from mmsalmask.datasets import ImageNet100
+from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.boxes import average_precisions
 from mmsalmask.evaluation.downstream import (
@@ -374,7 +375,7 @@ def run_training(config: Config, folder: Path, facts: dict, place: Place) -> dic
     recipe, trained = folder / "config.py", folder / "train" / "last_checkpoint"
     config.dump(recipe)
     wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
-    resumed = trained.exists()
+    resumed = bool(run_checkpoints(folder / "train"))
     if not (folder / "trained").exists():
         words = [str(recipe), f"--work-dir={folder / 'train'}", *(["--resume"] if resumed else [])]
         call(TOOLS / "train.py", words, folder / "train.log", place)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmsalmask.checkpoint.loading import last_words
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, some_names
 
 Naming = Literal["openmmlab", "torchvision", "detectron2"]
 
@@ -34,10 +34,17 @@ def save_backbone(
         The tensors as written.
 
     Raises:
-        InputError: for tensors that have no place under those names, a suffix that does not fit,
-            and a file that cannot be written (a full disk); what lay there before stays.
+        InputError: for tensors that are not finite or have no place under those names, a suffix
+            that does not fit, and a file that cannot be written (a full disk); what lay there
+            before stays.
     """
     path = Path(path)
+    bad = [name for name, value in state.items() if not value.isfinite().all()]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of the backbone's {len(state)} tensors hold values that are not finite "
+            f"({some_names(bad, 2)}): look for a diverged run behind this checkpoint"
+        )
     convert = {"openmmlab": dict, "torchvision": to_torchvision, "detectron2": to_detectron2}
     # A copy of each: a view would bring its whole storage into the file.
     tensors = {

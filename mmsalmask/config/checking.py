@@ -1,8 +1,9 @@
 """Whether whoever receives a part of a config takes every key that stands in it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from typing import Any
 
 import torch
 from mmengine import registry as roots
@@ -23,6 +24,7 @@ from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
+from mmsalmask.checks import is_number
 from mmsalmask.config.registries import import_library, resolve
 from mmsalmask.config.signatures import Parameters, parameters_of
 from mmsalmask.config.spots import Spot, root_of, step, walk
@@ -95,8 +97,8 @@ def check_config(cfg: Config) -> None:
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
     misspelling of one that is absent. Values are not checked, but that hard negatives have an
-    algorithm that takes them, settings of hard negatives some to act on, and queries that are mixed
-    of two images an algorithm that asks for both.
+    algorithm that takes them, settings of hard negatives some to act on, queries that are mixed of
+    two images an algorithm that asks for both, and that a momentum is one.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name.
@@ -111,8 +113,26 @@ def check_config(cfg: Config) -> None:
         if key in (*TOP_KEYS, *TOOL_KEYS):
             for spot in walk(step(root, key)):
                 _check_spot(spot)
+    for name, optimizer in optimizers(cfg):
+        _check_momentum(f"{name}.momentum", optimizer.get("momentum", 0))
     if "type" in (cfg.get("model") or {}):
         _check_masker(cfg)
+
+
+def optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """The settings of each optimizer of a config, with their dotted path."""
+    if cfg.get("optim_wrapper"):
+        for spot in walk(step(root_of(cfg), "optim_wrapper")):
+            if spot.path[-1] == "optimizer" and isinstance(spot.value, dict):
+                yield spot.name, spot.value
+
+
+def _check_momentum(name: str, value: Any) -> None:
+    if not is_number(value, 0, 1) or value == 1:
+        raise InputError(
+            f"{name} is the share of the former steps that goes into the next, at least 0 and "
+            f"below 1 (usually 0.9), got {value!r}: the weights would grow beyond all limits"
+        )
 
 
 def _check_masker(cfg: Config) -> None:

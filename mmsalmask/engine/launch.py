@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,9 +22,10 @@ from mmsalmask.checkpoint import (
     load_checkpoint,
     warn_if_filter_differs,
 )
-from mmsalmask.config import check_config
+from mmsalmask.config import check_config, optimizers
 from mmsalmask.datasets import fingerprint
 from mmsalmask.engine.draws import unseeded
+from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
@@ -34,6 +37,8 @@ _AMP = {
     "bfloat16": "mmsalmask.BFloat16OptimWrapper",
 }
 _FUSED = ("SGD", "Adam", "AdamW")
+# Where launchers tell a process which one it is.
+_RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -99,6 +104,27 @@ def restarted() -> bool:
     """Whether torchrun or Slurm has started this job again, after a failure or a preemption."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(os.environ.get(count, "0") not in ("", "0") for count in counts)
+
+
+@contextmanager
+def own_work_dir(config: Config) -> Iterator[None]:
+    """Have the work directory to this run alone while it trains.
+
+    The first of several processes holds it for all.
+
+    Raises:
+        InputError: it cannot be written, another run trains there, or it holds the checkpoints of a
+            run that this one does not resume.
+    """
+    _check_work_dir(config)
+    if not config.get("resume") and (found := run_checkpoints(*_checkpoint_folders(config))):
+        raise InputError(
+            f"{config.work_dir} holds a run already, up to {found[0].name}: add --resume to go on "
+            "with it, or choose another --work-dir"
+        )
+    rank = os.environ.get(_RANKS.get(config.get("launcher", "none"), ""), "0")
+    with owned(config.work_dir) if rank == "0" else nullcontext():
+        yield
 
 
 def _checkpoint_folders(config: Config) -> list[Path]:
@@ -190,6 +216,9 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
             "--amp on a CPU: most only imitate sixteen bits, and take many times as long as with "
             "32; compare images_per_second without it"
         )
+    for name, optimizer in () if testing else optimizers(config):
+        if optimizer.get("lr") == 0:
+            runner.logger.warning(f"{name}.lr is 0: nothing will be learned")
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
     for file, modules in _starting_files(model).items():

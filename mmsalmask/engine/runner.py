@@ -23,7 +23,7 @@ from mmsalmask.engine.loops import EpochLoop, IterLoop
 from mmsalmask.engine.randomness import random_state, set_random_state
 from mmsalmask.engine.safe_checkpoint import write_atomically
 from mmsalmask.engine.stopping import StopSignals
-from mmsalmask.errors import Stopped
+from mmsalmask.errors import InputError, Stopped
 
 _STATE = "exact_resume"
 _LOOPS = {
@@ -128,18 +128,41 @@ class ExactRunner(Runner):
         """Write a checkpoint from which the run resumes exactly. All processes have to call this.
 
         One without the optimizer (the best one) is no checkpoint to resume from and has no state.
+
+        Raises:
+            InputError: a weight, or a statistic of a BatchNorm, is not finite, in any process.
         """
+        self._refuse_bad_weights()
         exact = isinstance(self.train_loop, EpochLoop | IterLoop)
         exact = exact and options.get("save_optimizer", True)
         self.message_hub.update_info(_STATE, self._state() if exact else None)
         super().save_checkpoint(out_dir, filename, *args, **options)
+
+    @torch.no_grad()
+    def _refuse_bad_weights(self) -> None:
+        tensors = [*self.plain_model.parameters(), *self._batch_norm().values()]
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+        # The largest value of each, which a NaN is, too; empty tensors have none.
+        largest = torch.stack([t.abs().amax().float() for t in floats if t.numel()])
+        bad = (~largest.isfinite()).any().to(torch.uint8)
+        all_reduce(bad, "max")
+        if bad:
+            raise InputError(
+                "the weights are no longer finite and are not saved, the last good checkpoint is "
+                "kept: lower optim_wrapper.optimizer.lr, or train in bfloat16 or float32, and "
+                "start again, with --resume if there is a checkpoint"
+            )
 
     def _state(self) -> dict[str, Any]:
         loop, sampler = self.train_loop, self.train_dataloader.batch_sampler
         own = {
             "random": loop.state_to_keep or random_state(),
             # Under DDP each process has BatchNorm statistics of its own.
-            "batch_norm": self._batch_norm() if self.world_size > 1 else {},
+            "batch_norm": (
+                {name: value.cpu().clone() for name, value in self._batch_norm().items()}
+                if self.world_size > 1
+                else {}
+            ),
         }
         return {
             "processes": all_gather_object(own),
@@ -150,9 +173,9 @@ class ExactRunner(Runner):
             "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
         }
 
-    def _batch_norm(self) -> dict[str, Any]:
+    def _batch_norm(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{key}": value.cpu().clone()
+            f"{name}.{key}": value
             for name, norm in self.plain_model.named_modules()
             if isinstance(norm, _BatchNorm)
             for key, value in norm.named_buffers()

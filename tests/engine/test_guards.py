@@ -141,6 +141,24 @@ def test_too_many_bad_steps_end_in_a_sentence(tmp_path):
     assert sorted(reports(tmp_path / "more")) == [2, 3, 5]
 
 
+class Diverged(Model):
+    """Its loss and gradients are finite, the statistic of its BatchNorm is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.norm.running_var[1] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("model", "lr"), [(Model(), float("nan")), (Model(), 1e38), (Diverged(), 0.1)]
+)
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, model, lr):
+    with pytest.raises(InputError, match="the weights are no longer finite and are not saved"):
+        run(tmp_path, model, optim_wrapper={"optimizer": {**SGD, "lr": lr}})
+    assert not list(tmp_path.rglob("*.pth"))
+
+
 @pytest.mark.parametrize("options", [{"limit": -1}, {"interval": 0}])
 def test_settings_of_the_guard_that_mean_nothing_are_refused(options):
     with pytest.raises(InputError):

@@ -216,6 +216,31 @@ def test_a_job_knows_that_it_was_started_again(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.mark.parametrize("momentum", [5, 1, -0.1, float("nan"), "much"])
+def test_a_momentum_that_lets_weights_grow_without_limit_is_refused(momentum):
+    cfg = config()
+    cfg.optim_wrapper.optimizer.momentum = momentum
+    assert refusal(build_runner, cfg).startswith("optim_wrapper.optimizer.momentum is the share")
+    cfg.optim_wrapper.optimizer.momentum = 0.9
+    cfg.optim_wrapper.constructor = "mmsalmask.models.adios.ADIOSOptimWrapperConstructor"
+    cfg.optim_wrapper.paramwise_cfg = dict(mask_net=dict(optimizer=dict(momentum=momentum)))
+    told = refusal(build_runner, cfg)
+    assert told.startswith("optim_wrapper.paramwise_cfg.mask_net.optimizer.momentum is the share")
+
+
+def test_a_learning_rate_of_zero_is_warned_of(tmp_path):
+    start = tmp_path / "backbone.pth"
+    save_backbone(ResNet(18, stem_channels=8, base_channels=8).state_dict(), start, "openmmlab", {})
+    found = {}
+    for lr in (0, 0.1):
+        cfg = downstream(start, tmp_path / str(lr), [], [])
+        cfg.optim_wrapper.optimizer.lr = lr
+        build_runner(cfg)
+        (log,) = (tmp_path / str(lr)).rglob("*.log")
+        found[lr] = "optim_wrapper.optimizer.lr is 0: nothing will be learned" in log.read_text()
+    assert found == {0: True, 0.1: False}
+
+
 def test_workers_cannot_persist_where_there_are_none():
     cfg = config(val_dataloader=dict(batch_size=1, num_workers=0, persistent_workers=True))
     assert refusal(build_runner, cfg).startswith("val_dataloader.persistent_workers needs workers")

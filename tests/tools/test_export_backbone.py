@@ -189,3 +189,17 @@ def test_a_deep_stem_is_exported_for_mmpretrain_alone(export, tmp_path):
     assert status == 2
     assert "18 of 132 tensors" in errors
     assert not (tmp_path / "a_backbone.pkl").exists()
+
+
+def test_a_diverged_backbone_is_refused_and_nothing_is_written(pretrained, export, tmp_path):
+    path, _ = pretrained
+    checkpoint = torch.load(path, weights_only=True)
+    for name in ("backbone.conv1.weight", "backbone.bn1.running_var"):
+        checkpoint["state_dict"][name][0] = float("nan")
+    torch.save(checkpoint, tmp_path / "epoch_9.pth")
+    status, _, errors = export(tmp_path / "epoch_9.pth", "-o", tmp_path / "out.pth")
+    assert status == 2
+    assert errors.startswith(
+        "error: 2 of the backbone's 318 tensors hold values that are not finite (conv1.weight, bn1."
+    )
+    assert not (tmp_path / "out.pth").exists()

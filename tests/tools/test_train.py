@@ -199,7 +199,9 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_lost(place, mistake):
     before = contents(place / "done")
     options, sentence = MISTAKES[mistake]
     options = {key: str(value).format(place=place) for key, value in options.items()}
-    told = run(place, work="done", **options).sentence()
+    # A run that is resumed has something to lose; one with a start of its own is a new one.
+    more, work = ([], "fresh") if "load_from" in options else (["--resume"], "done")
+    told = run(place, *more, work=work, **{"train_cfg.max_epochs": 2}, **options).sentence()
     assert told.startswith(sentence.format(place=place))
     assert len(before) == 2
     assert contents(place / "done") == before
@@ -245,7 +247,7 @@ def test_a_misspelt_key_of_a_config_is_named_with_the_right_one(place):
 
 def test_a_mistake_ends_a_real_process_in_one_sentence(place):
     before = contents(place / "done")
-    outcome = run_apart(place, work="done", data_root="no/such/folder")
+    outcome = run_apart(place, "--resume", work="done", data_root="no/such/folder")
     assert outcome.sentence().startswith("image folder no/such/folder does not exist")
     assert outcome.err.count("\n") == 1
     assert contents(place / "done") == before
@@ -283,6 +285,13 @@ def test_resuming_goes_on_where_the_run_stopped(place):
     assert text.count("Epoch(train) [1][2/2]") == 1
 
 
+def test_a_run_is_never_begun_anew_over_another(place):
+    before = contents(place / "done")
+    told = run(place, work="done").sentence()
+    assert told.startswith(f"{place / 'done'} holds a run already, up to epoch_1.pth: add --resume")
+    assert contents(place / "done") == before
+
+
 def test_resuming_without_a_checkpoint_is_refused(place):
     told = run(place, "--resume", work="nothing").sentence()
     assert told.startswith(f"--resume: there is no checkpoint in {place / 'nothing'}: check")
@@ -314,7 +323,8 @@ def test_a_broken_image_is_skipped_counted_and_reported_at_the_end(place):
 def test_too_many_broken_images_stop_the_run_with_the_list(place):
     draw(place / "two_broken", 12, broken=(3, 7))
     before = contents(place / "done")
-    outcome = run(place, work="done", data_root=place / "two_broken")
+    options = {"data_root": place / "two_broken", "train_cfg.max_epochs": 2}
+    outcome = run(place, "--resume", work="done", **options)
     assert outcome.sentence().startswith("2 of 12 images cannot be read, which is more than the 0.")
     for name in ("0003.png", "0007.png"):
         assert f"  {place / 'two_broken' / name}: " in outcome.err
