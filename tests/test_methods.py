@@ -126,6 +126,8 @@ def shrink(config: Config, folder: Path, batch: int) -> Config:
         if hook.type.endswith("GalleryHook"):
             hook.images = 1
     config.train_cfg.max_epochs = 1
+    # One epoch has no room for a warm-up.
+    config.param_scheduler = [dict(part, begin=0) for part in config.param_scheduler[-1:]]
     for stage in ("val", "test"):
         for part in ("dataloader", "evaluator", "cfg"):
             config.pop(f"{stage}_{part}", None)

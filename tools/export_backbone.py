@@ -7,11 +7,14 @@ the default for openmmlab. No code of the checkpoint is executed.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
 from mmsalmask.checkpoint import (
+    check_complete,
+    config_of,
     describe,
     find_backbone,
     load_checkpoint,
@@ -63,8 +66,10 @@ def parameters(state: dict[str, Tensor]) -> int:
     return sum(value.numel() for name, value in state.items() if not name.endswith(statistics))
 
 
-def usage(out: Path, naming: str, facts: dict[str, str], deep_stem: bool) -> str:
-    """One line that says how the file is used."""
+def usage(out: Path, naming: str, facts: dict[str, str], names: Iterable[str]) -> str:
+    """One line that says how the file is used: which backbones of which libraries it starts."""
+    deep_stem = any(name.startswith("stem.") for name in names)
+    plain = not deep_stem and any(name.startswith("layer1.") for name in names)
     if naming == "detectron2" and out.suffix != ".safetensors":
         first = "True" if facts["style"] == "caffe" else "False"
         return (
@@ -73,12 +78,14 @@ def usage(out: Path, naming: str, facts: dict[str, str], deep_stem: bool) -> str
         )
     if naming == "openmmlab" and out.suffix == ".pth":
         style = "" if facts["style"] == "unknown" else f"style='{facts['style']}', "
-        start = f"backbone=dict({style}init_cfg=dict(type='Pretrained', checkpoint='{out}'))"
+        kind = "type='ResNet', " if plain else ""
+        start = f"backbone=dict({kind}{style}init_cfg=dict(type='Pretrained', checkpoint='{out}'))"
         if deep_stem:
             return f"mmpretrain: {start}; mmdet and mmseg name a deep stem's tensors otherwise"
         return (
             f"mmpretrain, mmdet, mmseg: {start}, "
             "and in mmdet's C4 models the same in roi_head.shared_head"
+            + ("; not ResNetV1c and ResNetV1d, whose stem is another" if plain else "")
         )
     if naming == "torchvision" and out.suffix == ".pth":
         return (
@@ -98,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = choose_output(source, options.checkpoint, options.out, options.format, options.force)
     checkpoint = load_checkpoint(source)
     found = find_backbone(checkpoint)
+    check_complete(found.state, (config_of(checkpoint).get("model") or {}).get("backbone"), source)
     facts = describe(checkpoint, source)
     if options.format == "torchvision" and facts["style"] == "caffe":
         raise InputError(
@@ -111,8 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{out}: {len(written)} tensors, {parameters(written) / 1e6:.2f} million parameters, "
         f"{options.format} names, high_pass={facts['high_pass']}"
     )
-    deep_stem = any(name.startswith("stem.") for name in found.state)
-    print(usage(out, options.format, facts, deep_stem))
+    print(usage(out, options.format, facts, found.state))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ view_pipeline = [
     dict(
         type='mmsalmask.RandomResizedCrop',
         scale=size,
-        crop_ratio_range=(0.2, 1.)),
+        crop_ratio_range=(0.2, 1.),
+        backend='pillow'),
     *_base_.view_pipeline[1:],
 ]
 train_pipeline = [

@@ -1,10 +1,11 @@
 """Checkpoint files: read without running code from them, find the backbone, write it for others."""
 
-from mmsalmask.checkpoint.checks import check_matches, check_start
+from mmsalmask.checkpoint.checks import check_complete, check_matches, check_start
 from mmsalmask.checkpoint.layouts import Found, backbone_state, find_backbone
 from mmsalmask.checkpoint.loading import load_checkpoint, local_file, revive
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
 from mmsalmask.checkpoint.origin import (
+    config_of,
     describe,
     is_high_pass,
     read_config,
@@ -18,8 +19,10 @@ __all__ = [
     "Found",
     "Naming",
     "backbone_state",
+    "check_complete",
     "check_matches",
     "check_start",
+    "config_of",
     "describe",
     "find_backbone",
     "is_high_pass",

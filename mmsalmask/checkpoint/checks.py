@@ -1,5 +1,6 @@
 """Whether a state dict fits a module."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -57,6 +58,69 @@ def _refuse_mismatch(
         raise InputError(
             f"{name} is a checkpoint of another architecture than {whose}: {'; '.join(found)}"
         )
+
+
+def check_complete(
+    state: Mapping[str, Tensor], backbone: Mapping[str, Any] | None, name: str
+) -> None:
+    """Raise for a part of a backbone, which would start a net that is random elsewhere.
+
+    It is compared with the net that the checkpoint's config describes; a ResNet without a config,
+    with the shallowest that has all of its blocks. Nets of other kinds without a config are not
+    judged.
+
+    Args:
+        state: in mmpretrain's names, as :func:`backbone_state` returns it.
+        backbone: its config, ``None`` if the checkpoint has none.
+        name: of the checkpoint, for the message.
+
+    Raises:
+        InputError: with the number of missing tensors and the first five.
+    """
+    net = (backbone and _configured(backbone)) or _resnet_like(state)
+    if net is None:
+        return
+    wanted = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+    missing = [key for key in wanted if key not in state]
+    if missing:
+        depth = getattr(net, "depth", "")
+        raise InputError(
+            f"{name} holds a part of a {type(net).__name__}{depth and f'-{depth}'} only, "
+            f"{len(missing)} of {len(wanted)} tensors are missing ({some_names(missing)}): give "
+            "the checkpoint of the whole net"
+        )
+
+
+def _configured(backbone: Mapping[str, Any]) -> nn.Module | None:
+    """The net of a checkpoint's config; ``None`` if mmpretrain cannot build it."""
+    from mmpretrain.registry import MODELS
+
+    plain = {key: value for key, value in backbone.items() if key != "init_cfg"}
+    try:
+        return MODELS.build({**plain, "_scope_": "mmpretrain"})
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError, ImportError):
+        return None
+
+
+def _resnet_like(state: Mapping[str, Tensor]) -> nn.Module | None:
+    """The shallowest ResNet of mmpretrain that has a state's blocks; ``None`` for another net."""
+    from mmpretrain.models import ResNet, ResNetV1c, ResNetV1d
+
+    blocks = re.findall(r"^layer(\d)\.(\d+)\.conv1\.weight$", "\n".join(state), re.MULTILINE)
+    found = {int(stage): 1 + max(int(b) for s, b in blocks if s == stage) for stage, _ in blocks}
+    widths = [len(state[f"layer{stage}.{found[stage] - 1}.conv1.weight"]) for stage in found]
+    doubling = [widths[0] * 2 ** (stage - min(found)) for stage in found] if found else []
+    if not found or widths != doubling:  # a RegNet has a ResNet's names, too
+        return None
+    bottleneck = any(".conv3." in key for key in state)
+    kind = ResNet
+    if any(key.startswith("stem.") for key in state):
+        kind = ResNetV1d if "layer2.0.downsample.2.weight" in state else ResNetV1c
+    for depth, (block, stages) in sorted(ResNet.arch_settings.items()):
+        deep_enough = all(found.get(stage, 0) <= count for stage, count in enumerate(stages, 1))
+        if deep_enough and (block.__name__ == "Bottleneck") == bottleneck:
+            return kind(depth=depth)
+    return None
 
 
 def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], name: str) -> None:

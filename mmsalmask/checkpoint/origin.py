@@ -23,7 +23,7 @@ def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
     said about itself is passed on.
     """
     meta = meta_of(checkpoint)
-    model = _config(checkpoint).get("model")
+    model = config_of(checkpoint).get("model")
     known = {name: meta[name] for name in ("epoch", "iter") if name in meta}
     if isinstance(model, dict):
         backbone = model.get("backbone")
@@ -60,7 +60,7 @@ def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
     A run's checkpoint tells it by its config, an exported backbone by what it says about itself;
     ``None`` for one that tells nothing (torchvision's, for example).
     """
-    config = _config(checkpoint)
+    config = config_of(checkpoint)
     if isinstance(config.get("model"), dict):
         return is_high_pass(config)
     return {"true": True, "false": False}.get(meta_of(checkpoint).get("high_pass"))
@@ -107,7 +107,7 @@ def warn_if_filter_differs(
     )
 
 
-def _config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The config in a run's checkpoint; empty if there is none that can be read."""
     text = meta_of(checkpoint).get("cfg")
     return read_config(text) if isinstance(text, str) else {}

@@ -24,7 +24,7 @@ from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
-from mmsalmask.checks import is_number
+from mmsalmask.checks import is_integer, is_number
 from mmsalmask.config.registries import import_library, resolve
 from mmsalmask.config.signatures import Parameters, parameters_of
 from mmsalmask.config.spots import Spot, root_of, step, walk
@@ -98,7 +98,8 @@ def check_config(cfg: Config) -> None:
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
     misspelling of one that is absent. Values are not checked, but that hard negatives have an
     algorithm that takes them, settings of hard negatives some to act on, queries that are mixed of
-    two images an algorithm that asks for both, and that a momentum is one.
+    two images an algorithm that asks for both, that a momentum is one, and that training lasts until
+    each part of a schedule begins.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name.
@@ -117,6 +118,25 @@ def check_config(cfg: Config) -> None:
         _check_momentum(f"{name}.momentum", optimizer.get("momentum", 0))
     if "type" in (cfg.get("model") or {}):
         _check_masker(cfg)
+    _check_schedule(cfg)
+
+
+def _check_schedule(cfg: Config) -> None:
+    """Refuse a training that ends before a part of its schedule, say all after a warm-up, begins.
+
+    Such a part ends with the training unless it says when.
+    """
+    schedulers, epochs = cfg.get("param_scheduler"), (cfg.get("train_cfg") or {}).get("max_epochs")
+    if not isinstance(schedulers, list) or not is_integer(epochs, 1):
+        return
+    for number, part in enumerate(schedulers):
+        begin = part.get("begin", 0)
+        if part.get("by_epoch", True) and "end" not in part and begin >= epochs:
+            raise InputError(
+                f"param_scheduler.{number} begins at epoch {begin}, when training of {epochs} "
+                "epochs is over: train longer, or give param_scheduler another warm-up, such as "
+                f"param_scheduler.{number - 1}.end=1 param_scheduler.{number}.begin=1"
+            )
 
 
 def optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:

@@ -23,8 +23,9 @@ class MaskUNet(BaseModule):
 
     The paper has log2(size) − 1 down blocks for sizes that are powers of two. For others the
     logarithm of the shorter side is rounded down, halving rounds down as well (33 → 16), and an up
-    block resizes to its skip, so any size works: the coarsest map is 4 to 7 pixels short. The
-    first half of the blocks, rounded down, has ``channels``, the others have twice as many.
+    block resizes to its skip, so any size works: the coarsest map is 4 to 7 pixels short. As in the
+    original, which has 4, 5 or 6 blocks, the last three have twice ``channels``, those before them
+    ``channels``; of three or fewer the first alone has ``channels``.
 
     Args:
         size: of the views, pixels per side or (height, width). The MLP fixes it.
@@ -61,7 +62,7 @@ class MaskUNet(BaseModule):
                 f"views of {self.size[0]}×{self.size[1]} px cannot pass {blocks} down blocks: "
                 "take views of 4 px at least, and no more blocks than leave a pixel"
             )
-        widths = [channels if i < blocks // 2 else 2 * channels for i in range(blocks)]
+        widths = [channels if i < max(blocks - 3, 1) else 2 * channels for i in range(blocks)]
         self.down = nn.ModuleList(
             _block(before, after) for before, after in zip([3, *widths], widths, strict=False)
         )

@@ -141,6 +141,29 @@ def test_mask_net_builds_for_any_size_and_shares_every_pixel_among_the_slots(siz
     assert masks.min() >= 0
 
 
+# Channels in and out of each block, in multiples of c, as the original writes them out.
+ORIGINAL = {
+    32: ([(0, 1), (1, 2), (2, 2), (2, 2)], [(4, 2), (4, 2), (4, 1), (2, 1)]),
+    63: ([(0, 1), (1, 2), (2, 2), (2, 2)], [(4, 2), (4, 2), (4, 1), (2, 1)]),
+    64: ([(0, 1), (1, 1), (1, 2), (2, 2), (2, 2)], [(4, 2), (4, 2), (4, 1), (2, 1), (2, 1)]),
+    224: (
+        [(0, 1), (1, 1), (1, 1), (1, 2), (2, 2), (2, 2)],
+        [(4, 2), (4, 2), (4, 1), (2, 1), (2, 1), (2, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("size", ORIGINAL)
+def test_widths_of_the_mask_net_are_the_originals(size):
+    net = MaskUNet(size=size, slots=6, channels=16)
+    for blocks, expected in zip((net.down, net.up), ORIGINAL[size], strict=True):
+        convolutions = [block[0] for block in blocks]
+        shapes = [(conv.in_channels, conv.out_channels) for conv in convolutions]
+        assert shapes == [(16 * before or 3, 16 * after) for before, after in expected]
+    side = size >> (len(net.down) - 1)
+    assert net.mlp[0].in_features == net.mlp[-2].out_features == 32 * side * side
+
+
 def test_depth_of_the_mask_net_can_be_chosen():
     net = MaskUNet(size=32, slots=2, channels=8, blocks=2)
     assert len(net.down) == 2

@@ -1,6 +1,7 @@
 import copy
 import importlib.util
 import json
+import math
 import multiprocessing
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 import references
 import torch
 import torch.nn.functional as F
-from mmengine.model import MMDistributedDataParallel
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from PIL import Image
+from running import train_and_close
 from torch import nn
 
 import mmsalmask.models  # noqa: F401
@@ -333,6 +337,64 @@ def test_lars_adapts_weights_and_leaves_biases_and_batchnorm_alone():
             seen += 1
     assert seen == len(list(model.parameters()))
     assert 0 < len(plain) < seen
+
+
+class Rates(Hook):
+    """Keeps the learning rate of every iteration."""
+
+    def before_train(self, runner):
+        self.rates = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.rates += runner.optim_wrapper.get_lr()["lr"]
+
+
+class Linear(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, inputs, data_samples=None, mode="loss"):
+        return {"loss": self.layer(inputs).mean()}
+
+
+def test_lars_warms_up_for_ten_epochs_before_the_cosine_as_mmpretrain_has_it(tmp_path):
+    config = recipe("simclr/simclr_resnet50_1xb256-coslr-200e_folder.py")
+    rates, batches, epochs = Rates(), 3, 20
+    data = [dict(inputs=torch.ones(2)) for _ in range(2 * batches)]
+    runner = Runner(
+        Linear(),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            dataset=data,
+            batch_size=2,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.3)),
+        param_scheduler=config.param_scheduler,
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[rates],
+        experiment_name="warm_up",
+    )
+    train_and_close(runner)
+    steps = 10 * batches
+    up = [0.3 * (1e-4 + (1 - 1e-4) * step / (steps - 1)) for step in range(steps)]
+    down = [0.15 * (1 + math.cos(math.pi * epoch / 10)) for epoch in range(epochs - 10)]
+    assert rates.rates == pytest.approx([*up, *np.repeat(down, batches)])
+
+
+def test_a_training_that_ends_in_its_warm_up_is_refused():
+    name, options = (
+        "simclr/simclr_resnet50_1xb256-coslr-200e_folder.py",
+        {"train_cfg.max_epochs": 10},
+    )
+    with pytest.raises(
+        InputError, match=r"param_scheduler\.1 begins at epoch 10, when .*10 epochs"
+    ):
+        recipe(name, options)
+    recipe(name, {**options, "param_scheduler.0.end": 1, "param_scheduler.1.begin": 1})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,72 @@ def test_the_tool_overwrites_nothing_unasked_and_exits_with_a_sentence(
     assert export(pretrained[0], "--force")[0] == 0
     assert len(load_checkpoint(exported[0])["state_dict"]) == 318
     exported[0].write_bytes(before)
+
+
+def written(path, state, backbone=None):
+    meta = {"cfg": f"model = dict(type='MoCo', backbone={backbone!r})"} if backbone else {}
+    torch.save({"state_dict": state, "meta": meta}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kept", "missing"),
+    [
+        ({"type": "ResNet", "depth": 50}, lambda number, name: number < 30, r"240 of 265 .*layer1"),
+        (None, lambda number, name: number < 30, r"ResNet-50 only, 240 of 265 .*layer1"),
+        # Whole blocks: without a config, the blocks that are there tell how deep the net was.
+        (
+            None,
+            lambda number, name: "layer4.2." not in name,
+            r"ResNet-50 only, 15 of .*layer4\.2\.",
+        ),
+        (None, lambda number, name: "layer3.1.bn2." not in name, r"4 of 265 .*layer3\.1\.bn2\."),
+    ],
+)
+def test_a_part_of_a_backbone_is_refused_and_what_is_missing_named(
+    export, tmp_path, backbone, kept, missing
+):
+    names = enumerate(ResNet(50).state_dict().items())
+    part = {f"backbone.{name}": value for number, (name, value) in names if kept(number, name)}
+    status, _, errors = export(written(tmp_path / "a.pth", part, backbone))
+    assert status == 2
+    assert re.search(missing, errors), errors
+    assert len(errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.pth"]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"type": "ResNet", "depth": 18, "base_channels": 8, "stem_channels": 8},
+        {
+            **{"type": "ResNet", "depth": 18, "num_stages": 3, "out_indices": (2,)},
+            **{"strides": (1, 2, 2), "dilations": (1, 1, 1)},
+        },
+        {"type": "RegNet", "arch": "regnetx_400mf"},
+        {"type": "MobileNetV2", "widen_factor": 0.25},
+    ],
+)
+def test_whole_backbones_of_any_kind_are_exported(export, tmp_path, backbone):
+    net = MMPRETRAIN_MODELS.build({**backbone, "_scope_": "mmpretrain"})
+    state = {f"backbone.{name}": value for name, value in net.state_dict().items()}
+    # A config that speaks of other libraries' parts is none to compare with.
+    for config in [backbone, {"type": "Unknown"}, None][: 1 if "num_stages" in backbone else 3]:
+        status, _, errors = export(written(tmp_path / "a.pth", state, config), "--force")
+        assert status == 0, errors
+
+
+def test_an_export_says_which_backbones_it_starts_and_mmsegs_deep_stem_is_none(
+    exported, export, tmp_path
+):
+    assert "mmseg: backbone=dict(type='ResNet', " in exported[1]
+    assert "not ResNetV1c and ResNetV1d, whose stem is another" in exported[1]
+    mmseg = pytest.importorskip("mmseg.models")
+    state = load_checkpoint(exported[0])["state_dict"]
+    found = mmseg.ResNetV1c(depth=50).load_state_dict(state, strict=False)
+    assert all(name.startswith("stem.") for name in found.missing_keys)
+    assert found.missing_keys
+    assert not mmseg.ResNet(depth=50).load_state_dict(state, strict=False).missing_keys
 
 
 def test_a_caffe_style_resnet_is_not_passed_off_as_torchvisions(export, tmp_path):
