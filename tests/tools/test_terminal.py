@@ -231,7 +231,9 @@ def test_iterations_are_counted_where_epochs_do_not_matter(place):
     assert outcome.status == 0, outcome.err
     assert "10 iterations of 4 images; SGD" in outcome.out
     lines = [line for line in outcome.out.splitlines() if line.startswith("iteration ")]
-    assert [line.split("  ")[0] for line in lines] == [f"iteration {i:>2}/10" for i in range(1, 11)]
+    assert [line.split("  loss")[0] for line in lines] == [
+        f"iteration {i:>2}/10" for i in range(1, 11)
+    ]
 
 
 @pytest.fixture
