@@ -217,9 +217,9 @@ class ProgressHook(Hook):
         checkpoint = runner.message_hub.get_info("last_ckpt")
         if checkpoint is None:
             return self.console.tell(f"{took}; no checkpoint was written")
-        self.console.tell(f"{took}: checkpoint {_short(checkpoint)}; next:")
-        for words in next_commands(runner, checkpoint):
-            self.console.tell(_command(words))
+        self.console.tell(f"{took}: checkpoint {_short(checkpoint)}")
+        if commands := [_command(words) for words in next_commands(runner, checkpoint)]:
+            self.console.tell("\n".join(["next:", *commands]))
 
 
 def header(runner) -> list[str]:
