@@ -27,7 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
@@ -304,7 +306,7 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
 def draw(results: dict[str, dict], title: str, path: str) -> None:
     """A bar per method, split among the parts of its step; diamonds are the paper's ratios.
 
-    Bars that are much longer than any of the paper's run out of the picture; their labels tell.
+    Bars that are much longer than any of the paper's are cut: a gap, and their ratio, say so.
     """
     names = list(results)[::-1]
     figure = Figure((9, 0.36 * len(names) + 1.5), layout="constrained")
@@ -319,7 +321,11 @@ def draw(results: dict[str, dict], title: str, path: str) -> None:
         axes.barh(names, widths, left=left, color=colour, label=part, height=0.7)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(names)), [f"{n}   {results[n]['ratio']:.2f}" for n in names])
-    axes.set_xlim(0, min(max(left), 2.2) * 1.02)
+    end = min(max(left), 2.2) * 1.02
+    axes.set_xlim(0, end)
+    for row, ratio in enumerate(left):
+        if ratio > end:
+            mark_cut(axes, row, ratio, end)
     told = [(paper_ratio(name), row) for row, name in enumerate(names)]
     told = [point for point in told if point[0] is not None]
     axes.scatter(*zip(*told, strict=True), marker="D", s=22, color="black", label="paper", zorder=3)
@@ -331,6 +337,16 @@ def draw(results: dict[str, dict], title: str, path: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def mark_cut(axes: Axes, row: int, ratio: float, end: float) -> None:
+    """Break a bar that goes on beyond the end of the axis by a slanted gap, and write its ratio."""
+    gap, slant = 0.012 * end, 0.012 * end
+    for place in (0.945 * end, 0.965 * end):
+        low, high = place, place + slant
+        corners = [(low, row - 0.4), (low + gap, row - 0.4), (high + gap, row + 0.4)]
+        axes.add_patch(Polygon([*corners, (high, row + 0.4)], color="white"))
+    axes.text(0.935 * end, row, f"{ratio:.2f}", fontsize=8, ha="right", va="center")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -121,6 +121,8 @@ def _not_written(error: OSError) -> str:
 
 
 def _leave(message: str, status: int) -> None:
+    with suppress(OSError):  # or what is buffered for a pipe would come after the error
+        sys.stdout.flush()
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr)
     # The cause is the user's to mend, and told: its traceback would only hide the sentence.

@@ -11,6 +11,7 @@ import torch
 from mmpretrain.models import ResNet
 from mmpretrain.registry import DATASETS
 from PIL import Image
+from running import run_tool
 
 from mmsalmask.checkpoint import save_backbone
 from mmsalmask.config import check_config, load_config
@@ -137,6 +138,27 @@ def test_the_classifier_learns_on_the_backbone_of_the_file_which_stays_as_it_is(
     # Four test images of each of three classes: as many in each, so both means agree.
     assert len(runner.val_dataloader.dataset) == 12
     assert figures["mean_per_class/recall"] == pytest.approx(figures["accuracy/top1"], abs=1e-3)
+
+
+def test_the_terminal_tells_each_validation_and_that_the_test_comes_next(
+    tmp_path, drawn, backbone, capsys
+):
+    config = small("-highpass", tmp_path / "run", drawn, backbone[0])
+    config.test_evaluator[0].topk = (1, 2)
+    runner = build_runner(config, quiet=True)
+    runner.train()
+    runner.visualizer.close()
+    lines = capsys.readouterr().out.splitlines()
+    (log,) = (tmp_path / "run").rglob("scalars.json")
+    (figures,) = (line for line in map(json.loads, log.open()) if "accuracy/top1" in line)
+    (told,) = (line for line in lines if line.startswith("epoch 2/2  accuracy/top1 "))
+    assert f"accuracy/top1 {figures['accuracy/top1']:.4g}  " in told
+    assert f"start     backbone of {backbone[0]}" in lines
+    words = " ".join(lines[lines.index("next:") + 1 :]).replace("\\", "").split()
+    recipe = tmp_path / "run" / CALTECH.format("-highpass")
+    assert words == ["python", "tools/test.py", str(recipe), str(tmp_path / "run" / "epoch_2.pth")]
+    outcome = run_tool("test.py", *words[2:], "--work-dir", str(tmp_path / "test"))
+    assert outcome.status == 0, outcome.err
 
 
 def test_the_plain_recipe_warns_of_a_backbone_that_knows_filtered_images(tmp_path, drawn, backbone):

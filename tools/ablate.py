@@ -259,7 +259,7 @@ def pretrain(config: list[str], folder: Path, options: argparse.Namespace, place
     if run_checkpoints(folder):
         words.append("--resume")
     start = time.perf_counter()
-    call(TOOLS / "train.py", [*config, *words], folder / "train.log", place)
+    call(TOOLS / "train.py", [*config, "--verbose", *words], folder / "train.log", place)
     return {
         "checkpoint": (folder / "last_checkpoint").read_text().strip(),
         "pretraining_seconds": round(time.perf_counter() - start),

@@ -42,6 +42,11 @@ def parse_arguments() -> argparse.Namespace:
         help="go on from the newest good checkpoint of the work directory, or from this one; a job "
         "that torchrun or Slurm starts again does so by itself",
     )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print environment, config, hooks and all fields, too, as they are in the log file",
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     arguments = parser.parse_args()
@@ -62,7 +67,7 @@ def main() -> None:
         elif arguments.resume:
             set_resume(config, arguments.resume)
         with own_work_dir(config):
-            train(build_runner(config))
+            train(build_runner(config, quiet=not arguments.verbose))
             leave_process_group()
 
 

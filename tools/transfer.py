@@ -377,7 +377,8 @@ def run_training(config: Config, folder: Path, facts: dict, place: Place) -> dic
     wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
     resumed = bool(run_checkpoints(folder / "train"))
     if not (folder / "trained").exists():
-        words = [str(recipe), f"--work-dir={folder / 'train'}", *(["--resume"] if resumed else [])]
+        words = [str(recipe), "--verbose", f"--work-dir={folder / 'train'}"]
+        words += ["--resume"] if resumed else []
         call(TOOLS / "train.py", words, folder / "train.log", place)
         (folder / "trained").touch()
     words = [str(recipe), trained.read_text().strip(), f"--work-dir={folder / 'test'}"]

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from importlib.util import spec_from_file_location
+from logging import DEBUG, INFO
 from pathlib import Path
 
 
@@ -76,6 +77,20 @@ def silence_pillow_backend(photometric) -> None:
     warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
 
 
+def print_no_debugging(logging) -> None:
+    """mmengine prints even debugging messages of who has no logger: "Could not import OneDL"."""
+    print_log = logging.print_log
+    if getattr(print_log, "prints_no_debugging", False):
+        return
+
+    def print_more_than_debugging(msg, logger=None, level=INFO) -> None:
+        if logger is not None or level > DEBUG:
+            print_log(msg, logger, level)
+
+    print_more_than_debugging.prints_no_debugging = True
+    logging.print_log = print_more_than_debugging
+
+
 def format_texts_once(yapf_api) -> None:
     """mmengine formats a run's config text half a dozen times, for seconds each if it is long."""
     format_code, known = yapf_api.FormatCode, {}
@@ -97,6 +112,7 @@ def format_texts_once(yapf_api) -> None:
 AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": prepare_lookup,
+    "mmengine.logging": print_no_debugging,
     "mmengine.config.config": leave_own_configs_unmarked,
     "mmengine.runner.runner": unmark_collate_functions,
     "yapf.yapflib.yapf_api": format_texts_once,
@@ -135,6 +151,8 @@ def install() -> None:
     # OpenMP's threads spin while they wait for each other. Where loader workers or another job
     # share the cores, that made a training step seven times slower; torch reads this at its import.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # mmdet says so at its import, to all who do not want it.
+    warnings.filterwarnings("ignore", message="faster_coco_eval is not installed")
     # Compared by name, because a reloaded package brings new classes of the same name.
     present = {type(finder).__qualname__ for finder in sys.meta_path}
     if OperatorFinder.__qualname__ not in present:

@@ -98,8 +98,8 @@ def check_config(cfg: Config) -> None:
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
     misspelling of one that is absent. Values are not checked, but that hard negatives have an
     algorithm that takes them, settings of hard negatives some to act on, queries that are mixed of
-    two images an algorithm that asks for both, that a momentum is one, and that training lasts until
-    each part of a schedule begins.
+    two images an algorithm that asks for both, that a momentum is one, and that training lasts
+    until each part of a schedule begins.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mmsalmask.engine.safe_checkpoint import write_atomically
@@ -19,6 +20,7 @@ from mmsalmask.masking import HighPassNoise, MaskedViews, SaliencyMasker, to_pix
 _HIGH_PASS_CONTRAST = 2.0
 # Background is laid under the purple of low saliency, which few photos have, dark ones included.
 _PURPLE = (0.32, 0.07, 0.42)
+_COVERED = "purple covers the background"
 # Inches: width of a cell, space between cells, space between query and key, a line of text.
 _CELL, _SPACE, _GAP, _LINE = 1.35, 0.05, 0.2, 0.15
 _LETTERS_PER_INCH = 19
@@ -29,12 +31,14 @@ _LINES_UP_TO = 16
 class Column(NamedTuple):
     """Pictures of one kind, ``(N, h, w)`` or ``(N, h, w, 3)`` in [0, 1], and their title.
 
-    ``grid``, rows and columns, asks for lines between the patches.
+    ``grid``, rows and columns, asks for lines between the patches. ``covered`` says that they are
+    of :func:`cover_background`, which the legend then explains.
     """
 
     title: str
     pictures: np.ndarray
     grid: tuple[int, int] | None = None
+    covered: bool = False
 
 
 def draw_gallery(
@@ -76,15 +80,16 @@ def draw_columns(
         groups: a heading, which may be empty, and the columns below it, all with as many pictures.
         size: H, W in pixels of the views; pictures of other sizes are stretched to it.
         path: of the PNG; folders are made.
-        legend: a text below the pictures.
+        legend: a text below the pictures, and below what the purple of covered columns means.
         dpi: a cell is 1.35 inches wide.
     """
     rows, cell = len(groups[0][1][0].pictures), _CELL * size[0] / size[1]
     number = sum(len(columns) for _, columns in groups)
     width = number * (_CELL + _SPACE) + _SPACE + (len(groups) - 1) * _GAP
     lines = textwrap.wrap(legend, int(width * _LETTERS_PER_INCH))
+    covered = any(column.covered for _, columns in groups for column in columns)
     top = (2.6 if any(heading for heading, _ in groups) else 1.3) * _LINE
-    height = top + rows * (cell + _SPACE) + _SPACE + (len(lines) + 0.5) * _LINE
+    height = top + rows * (cell + _SPACE) + _SPACE + (len(lines) + covered + 0.5) * _LINE
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
     left = _SPACE
     for heading, columns in groups:
@@ -99,6 +104,11 @@ def draw_columns(
             left += _CELL + _SPACE
         left += _GAP
     figure.text(_SPACE / width, 0.5 * _LINE / height, "\n".join(lines), fontsize=7, color="0.3")
+    if covered:
+        bottom = (0.5 + len(lines)) * _LINE
+        place = (_SPACE / width, bottom / height), 0.1 / width, 0.1 / height
+        figure.add_artist(Rectangle(*place, color=_over(np.full(3, 0.8))))
+        figure.text(0.2 / width, bottom / height, _COVERED, fontsize=7, color="0.3")
     picture = io.BytesIO()
     with matplotlib.rc_context({"savefig.bbox": None, "savefig.dpi": "figure"}):
         figure.savefig(picture, format="png")
@@ -124,7 +134,7 @@ def _columns(
     ):
         if where is not None:
             dimmed = cover_background(columns[0].pictures, where[:rows])
-            columns.append(Column("foreground", dimmed, masker.grid))
+            columns.append(Column("foreground", dimmed, masker.grid, covered=True))
     for name, columns, view, mask in (
         ("query", of_query, masked.query, masked.query_mask),
         ("key", of_key, masked.key, masked.key_mask),
@@ -182,7 +192,12 @@ def to_heat(saliency: Tensor) -> np.ndarray:
 def cover_background(photos: np.ndarray, where: Tensor) -> np.ndarray:
     """Cover what is no foreground with purple. ``where`` is bool (N, gh, gw)."""
     pixels = to_pixels(where[:, None], photos.shape[1:3])[:, 0].cpu().numpy()
-    return np.where(pixels[..., None], photos, 0.35 * photos + 0.65 * np.array(_PURPLE))
+    return np.where(pixels[..., None], photos, _over(photos))
+
+
+def _over(colours: np.ndarray) -> np.ndarray:
+    """RGB (..., 3) in [0, 1] under the purple of the background."""
+    return 0.35 * colours + 0.65 * np.array(_PURPLE)
 
 
 def _show(axis: Axes, column: Column, row: int, size: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mmsalmask.checks import check_integer, check_part
+from mmsalmask.engine.terminal import SHOWN
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import (
     CentreCrops,
@@ -89,7 +90,8 @@ class KNNHook(Hook):
         figures = self._evaluate(next(self._backbone.parameters()).device)
         listed = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
         seconds = time.perf_counter() - start
-        runner.logger.info(f"kNN after epoch {runner.epoch + 1}: {listed} ({seconds:.0f} s)")
+        told = f"kNN after epoch {runner.epoch + 1}: {listed} ({seconds:.0f} s)"
+        runner.logger.info(told, extra=SHOWN)
         runner.visualizer.add_scalars(figures, step=runner.epoch + 1)
 
     def _evaluate(self, device: torch.device) -> dict[str, float]:

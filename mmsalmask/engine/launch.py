@@ -29,6 +29,7 @@ from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
+from mmsalmask.engine.terminal import QuietRunner
 from mmsalmask.errors import InputError, Stopped
 from mmsalmask.saliency import CachedSaliency
 
@@ -170,7 +171,7 @@ def fuse_optimizers(config: Config) -> None:
             optimizer.setdefault("fused", True)
 
 
-def build_runner(config: Config, testing: bool = False) -> ExactRunner:
+def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> ExactRunner:
     """Check everything that can be checked before time is spent, then build the runner.
 
     Files that a part of the model starts from (``init_cfg``) are read here first: mmengine would
@@ -181,6 +182,8 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
         config: of a run.
         testing: the checkpoint in ``load_from`` will be tested. Data for training need not be
             there, nor the files that the model once started from.
+        quiet: the terminal gets what a user reads, see :mod:`mmsalmask.engine.terminal`, and not
+            all that goes to the log file.
 
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` and
@@ -210,7 +213,7 @@ def build_runner(config: Config, testing: bool = False) -> ExactRunner:
     if config.get("fast_step"):
         fuse_optimizers(config)
     _check_work_dir(config)
-    runner = ExactRunner.from_cfg(config)
+    runner = (QuietRunner if quiet else ExactRunner).from_cfg(config)
     if wrapper.get("type") in _AMP.values() and not torch.cuda.is_available():
         runner.logger.warning(
             "--amp on a CPU: most only imitate sixteen bits, and take many times as long as with "

@@ -21,6 +21,7 @@ from mmsalmask.evaluation.drawings import (
     draw_embedding,
     draw_precision_recall,
     draw_segmentations,
+    precision_recall,
 )
 
 SOURCE = (
@@ -34,6 +35,8 @@ TOO_SMALL = (
     "rows stand beside them for the form alone."
 )
 KINDS = {"bbox": "boxes", "segm": "masks"}
+# A curve of precision with less of the plot below it lies on the axes.
+SEEN = 0.01
 
 
 class PublishedTable(NamedTuple):
@@ -79,9 +82,9 @@ NAMES = {
 
 
 class Picture(NamedTuple):
-    """A PNG, what it is called, and what it shows."""
+    """A PNG, what it is called, and what it shows; without a PNG, why there is none."""
 
-    file: Path
+    file: Path | None
     title: str
     caption: str
 
@@ -203,6 +206,8 @@ def _segmentation(results: Mapping[str, dict]) -> str:
 
 
 def _embedded(picture: Picture, folder: Path) -> str:
+    if picture.file is None:
+        return picture.caption
     place = picture.file.relative_to(folder).as_posix()
     return f"![{picture.title}]({place})\n\n*{picture.caption}*\n"
 
@@ -288,19 +293,36 @@ def draw_pictures(results: Mapping[str, dict], folder: Path) -> list[Picture]:
             )
             pictures.append(Picture(file, f"t-SNE of {dataset}", caption))
     if curves:
-        file = folder / "precision-recall.png"
-        draw_precision_recall(curves, file)
-        caption = "By COCO's rules, the mean of the classes that have objects."
-        pictures.append(Picture(file, "Precision and recall", caption))
+        pictures.append(_draw_curves(curves, folder / "precision-recall.png"))
     return [*pictures[::-1], *finds]
+
+
+def _draw_curves(curves: Mapping[str, Any], file: Path) -> Picture:
+    """Draw the curves that can be seen, and name the others."""
+    areas = {title: precision_recall(each)["IoU 0.50"] for title, each in curves.items()}
+    areas = {title: area.mean() if len(area) else 0.0 for title, area in areas.items()}
+    seen = {title: each for title, each in curves.items() if areas[title] >= SEEN}
+    caption = []
+    if seen:
+        draw_precision_recall(seen, file)
+        caption.append("By COCO's rules, the mean of the classes that have objects.")
+    if hidden := [f"{each} ({100 * areas[each]:.2f} %)" for each in curves if each not in seen]:
+        caption.append(
+            f"Left out, because at AP50 below {100 * SEEN:.0f} % a curve lies on the axes: "
+            f"{'; '.join(hidden)}."
+        )
+    return Picture(file if seen else None, "Precision and recall", " ".join(caption))
 
 
 # --------------------------------------------------------------------------------------- the files
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+body { overflow-wrap: break-word }
 table { border-collapse: collapse; display: block; overflow-x: auto }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; vertical-align: baseline }
+td[style*="right"] { white-space: nowrap }
+td code { overflow-wrap: anywhere }
 img { max-width: 100% } code { background: #f3f3f3 }
 """
 

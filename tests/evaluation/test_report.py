@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -167,12 +169,92 @@ def coco(folder: Path, score: float) -> dict:
     }
 
 
+def widest_page(folder: Path) -> Path:
+    """The page with all columns and the longest of the recipes' names."""
+    recipe = "`mocov2-linear-highpass_resnet50_1xb256-steplr-100e_caltech101.py`"
+    figures = dict.fromkeys((*LINEAR.columns, *DETECTION.columns), 81.23)
+    results = {**RESULTS, "voc": {**RESULTS["voc"], "figures": figures}}
+    results = {name: {**each, "recipe": recipe[1:-1]} for name, each in results.items()}
+    facts = {**FACTS, "schedule": "small"}
+    write_report(compose(facts, results, [], [], PUBLISHED, folder), folder)
+    return folder / "report.html"
+
+
+def test_cells_break_lines_and_figures_do_not(tmp_path):
+    page = widest_page(tmp_path).read_text()
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    nowrap = re.findall(r"([^{}]+)\{[^{}]*white-space: nowrap", style)
+    assert [selector.strip() for selector in nowrap] == ['td[style*="right"]']
+    figures = re.findall(r'<td style="text-align: right;">(?:<strong>)?([^<]*)', page)
+    assert len(figures) > 100
+    assert max(map(len, figures)) <= len("100.0 (resumed)")
+
+
+@pytest.mark.parametrize("width", [1300, 1600])
+def test_nothing_scrolls_sideways_on_a_laptop(tmp_path, width):
+    overflow = measure(widest_page(tmp_path), width)
+    assert len(overflow) == 6  # tables and the page itself
+    assert max(overflow) <= 0
+
+
+def test_on_a_phone_tables_scroll_and_the_page_does_not(tmp_path):
+    *tables, page = measure(widest_page(tmp_path), 400)
+    assert max(tables) > 0
+    assert page <= 0
+
+
+def measure(page: Path, width: int) -> list[int]:
+    """By how many pixels each table, and then the page, is wider than its place in a window."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("no chromium to lay the page out")
+    script = (
+        "<script>const all = [...document.querySelectorAll('table'), document.documentElement];"
+        "document.title = all.map(e => e.scrollWidth - e.clientWidth).join(' ')</script>"
+    )
+    page.write_text(page.read_text().replace("</html>", f"{script}</html>"))
+    command = [
+        *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+        *(f"--window-size={width},900", f"--user-data-dir={page.parent / 'browser'}"),
+        page.as_uri(),
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    return [int(each) for each in re.search("<title>(.*?)</title>", told.stdout)[1].split()]
+
+
 def test_only_the_tested_images_count(tmp_path):
     result = coco(tmp_path, 0.5)
     evaluation = detection_evaluations(result)["bbox"]
     assert evaluation.stats[0] == pytest.approx(1)
     everything = detection_evaluations({**result, "test_images": 3})["bbox"]
     assert everything.stats[0] == pytest.approx(np.mean(np.linspace(0, 1, 101) <= 2 / 3))
+
+
+def test_curves_that_lie_on_the_axes_are_left_out_with_a_sentence(tmp_path):
+    (tmp_path / "photos").mkdir()
+    good = coco(tmp_path / "photos", 0.5)
+    nothing = tmp_path / "nothing.json"
+    elsewhere = [{"image_id": 0, "category_id": 1, "bbox": [30, 20, 5, 5], "score": 0.9}]
+    nothing.write_text(json.dumps(elsewhere))
+    missed = {**good, "task": "voc", "dataset": "voc", "found": {"bbox": str(nothing)}}
+
+    def curves(folder: str, **results: dict) -> Picture:
+        pictures = draw_pictures(results, tmp_path / folder)
+        (found,) = (each for each in pictures if each.title == "Precision and recall")
+        return found
+
+    both = curves("both", coco=good, voc=missed)
+    told = "at AP50 below 1 % a curve lies on the axes: VOC, boxes (0.00 %)."
+    assert both.caption.endswith(told)
+    alone = curves("good", coco=good)
+    assert Image.open(both.file).size == Image.open(alone.file).size  # one of two curves
+    assert "Left out" not in alone.caption
+    none = curves("none", voc=missed)
+    assert none.file is None
+    text = compose(FACTS, {}, [], [none], PUBLISHED, tmp_path)
+    assert "## Precision and recall\n\nLeft out, because " in text
+    assert "![" not in text
 
 
 def test_every_result_with_files_gets_its_picture(tmp_path):

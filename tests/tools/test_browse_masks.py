@@ -116,6 +116,8 @@ def test_the_picture_shows_every_step_for_the_asked_rows(
         ["query view", "saliency", "foreground", "masked query"],
         ["key view", "foreground", *key],
     ]
+    columns = [column for _, group in drawn for column in group]
+    assert all(column.covered == (column.title == "foreground") for column in columns)
     wanted = [[c.pictures[r].mean((0, 1)) for _, cs in drawn for c in cs] for r in range(3)]
     np.testing.assert_allclose(cells(tmp_path / "masks.png", drawn), wanted, atol=0.03)
 

@@ -1,0 +1,360 @@
+"""What a training tells the terminal: what it is, how it goes on, and what comes next.
+
+Environment, config, hooks and all fields of the log go to the log file (and TensorBoard) alone.
+"""
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import Any, TextIO
+
+import torch
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmsalmask.engine.autocast import BFloat16OptimWrapper
+from mmsalmask.engine.gallery import describe
+from mmsalmask.engine.runner import ExactRunner
+from mmsalmask.errors import some_names
+
+COLUMNS = 100
+# As ``extra`` of a log record: it is shown, though it is no warning.
+SHOWN = {"shown": True}
+# They warn of what a config cannot help, such as layers that only the other part of a C4 model has.
+_LIBRARIES = ("mmengine", "mmcv", "mmpretrain", "mmdet", "mmseg")
+_PRINTING = ("pycocotools.coco", "pycocotools.cocoeval")
+
+
+class Console(logging.StreamHandler):
+    """Shows warnings, what is marked as :data:`SHOWN`, and what it is told; folded to 100 columns.
+
+    Errors are shown whoever logs them, warnings unless they are those of OpenMMLab's libraries. A
+    line of progress replaces the one before it where the stream is a terminal.
+    """
+
+    def __init__(self, stream: TextIO, level: int) -> None:
+        super().__init__(stream)
+        self.setLevel(level)
+        self._open = False
+
+    @classmethod
+    def replace_in(cls, logger: MMLogger) -> "Console":
+        """Put a console in the place of mmengine's handler for the terminal."""
+        for i, handler in enumerate(logger.handlers):
+            if isinstance(handler, cls):
+                return handler
+            if type(handler) is logging.StreamHandler:
+                logger.handlers[i] = console = cls(handler.stream, handler.level)
+                console.filters = handler.filters
+                return console
+        raise AssertionError("a logger of mmengine has a handler for the terminal")
+
+    def tell(self, text: str, live: bool = False) -> None:
+        """Show a text, unless this process or the ``log_level`` of the run wants silence."""
+        if self.level <= logging.INFO:
+            record = {"msg": text, "levelno": logging.INFO, "live": live, **SHOWN}
+            self.handle(logging.makeLogRecord(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        shown = getattr(record, "shown", False) or record.levelno >= logging.ERROR
+        if not shown and (record.levelno < logging.WARNING or _by_library(record)):
+            return
+        live = getattr(record, "live", False) and self.stream.isatty()
+        if live:
+            text = text[: min(COLUMNS, shutil.get_terminal_size().columns - 1)]
+            start = "\r\x1b[K" if self._open else ""
+        else:
+            text = fold(text) + "\n"
+            start = "\n" if self._open else ""
+        try:
+            self.stream.write(start + text)
+            self.flush()
+        except Exception:
+            self.handleError(record)
+        self._open = live
+
+    def end_line(self) -> None:
+        """Let what comes next begin on a line of its own."""
+        if self._open:
+            self.stream.write("\n")
+            self.flush()
+            self._open = False
+
+
+def _by_library(record: logging.LogRecord) -> bool:
+    folders = (os.path.dirname(sys.modules[n].__file__) for n in _LIBRARIES if n in sys.modules)
+    return record.pathname.startswith(tuple(folders))
+
+
+@contextmanager
+def _libraries_log(logger: MMLogger) -> Iterator[None]:
+    """Let Python's warnings and what pycocotools prints go to the log file."""
+    files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    warned = logging.getLogger("py.warnings")
+    printing = [sys.modules[name] for name in _PRINTING if name in sys.modules]
+    for file in files:
+        warned.addHandler(file)
+    for module in printing:
+        module.print = lambda *words, **_: logger.info(" ".join(map(str, words)))
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for file in files:
+            warned.removeHandler(file)
+        for module in printing:
+            del module.print
+
+
+def fold(text: str, indent: str = "    ") -> str:
+    """Break lines at spaces, where they are longer than 100 columns."""
+    return "\n".join(
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(
+            line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        or [""]
+    )
+
+
+class QuietRunner(ExactRunner):
+    """An :class:`ExactRunner` that tells the terminal only what a user reads."""
+
+    def build_logger(self, *args: Any, **options: Any) -> MMLogger:
+        """Build mmengine's logger with a :class:`Console`."""
+        logger = super().build_logger(*args, **options)
+        self._console = Console.replace_in(logger)
+        return logger
+
+    def register_hooks(self, *args: Any, **options: Any) -> None:
+        """Register the hooks of the config and :class:`ProgressHook`."""
+        super().register_hooks(*args, **options)
+        self.register_hook(ProgressHook(self._console))
+
+    def train(self) -> nn.Module:
+        """Train; whatever ends it, the terminal is at the start of a line then."""
+        with _libraries_log(self.logger):
+            try:
+                return super().train()
+            finally:
+                self._console.end_line()
+
+
+class ProgressHook(Hook):
+    """Tells the console what trains, how it goes on at every log line, and what comes next."""
+
+    priority = "VERY_LOW"  # after those that fill the log, evaluate and save
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def before_run(self, runner) -> None:
+        self.console.tell("\n".join(header(runner)))
+
+    def before_train(self, runner) -> None:
+        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self._interval = min(intervals, default=50)
+        self._start = monotonic()
+        self._first = self._last = runner.iter
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        ends = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if ends or self.every_n_inner_iters(batch_idx, self._interval):
+            done = runner.iter + 1
+            self.console.tell(self._line(runner, batch_idx, done), live=True)
+            self._last = done
+
+    def after_train_epoch(self, runner) -> None:
+        self.console.end_line()
+
+    def _line(self, runner, batch_idx: int, done: int) -> str:
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            parts = [f"epoch {_of(runner.epoch + 1, runner.max_epochs)}"]
+            parts += [_of(batch_idx + 1, len(runner.train_dataloader))]
+        else:
+            parts = [f"iteration {_of(done, runner.max_iters)}"]
+        hub, window = runner.message_hub, runner.log_processor.window_size
+        if "train/loss" in hub.log_scalars:
+            parts.append(f"loss {hub.get_scalar('train/loss').mean(window):.4f}")
+        named = (name for name in hub.log_scalars if name.startswith("train/") and "acc" in name)
+        if accuracy := next(named, None):
+            parts.append(f"accuracy {hub.get_scalar(accuracy).mean(window):.1f} %")
+        if "train/time" in hub.log_scalars:
+            seconds = hub.get_scalar("train/time").mean(done - self._last)
+            speed = _images_per_step(runner) / seconds
+            parts.append(f"{speed:,.{0 if speed >= 10 else 1}f} images/s")
+        left = (monotonic() - self._start) / (done - self._first) * (runner.max_iters - done)
+        return "  ".join([*parts, f"eta {_clock(left)}"])
+
+    def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        figures = {k: v for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            where = f"epoch {_of(runner.epoch, runner.max_epochs)}"
+        else:
+            where = f"iteration {_of(runner.iter, runner.max_iters)}"
+        self.console.tell("  ".join([where, *(f"{k} {v:.4g}" for k, v in figures.items())]))
+
+    def after_run(self, runner) -> None:
+        took = f"done after {_clock(monotonic() - self._start)}"
+        checkpoint = runner.message_hub.get_info("last_ckpt")
+        if checkpoint is None:
+            return self.console.tell(f"{took}; no checkpoint was written")
+        self.console.tell(f"{took}: checkpoint {_short(checkpoint)}")
+        if commands := [_command(words) for words in next_commands(runner, checkpoint)]:
+            self.console.tell("\n".join(["next:", *commands]))
+
+
+def header(runner) -> list[str]:
+    """At most ten lines on a run: what trains, on how many images, where, with what."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    name = Path(runner.cfg.filename or runner.experiment_name).stem
+    log = Path(runner.log_dir) / f"{runner.timestamp}.log"
+    masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)
+    rows = {
+        "training": name,
+        "method": _method(model),
+        "masks": describe(masker).replace("   ·   ", ", ") if masker is not None else None,
+        "images": _images(runner.train_dataloader.dataset),
+        "schedule": f"{_steps(runner)}; {'; '.join(_optimizers(runner.optim_wrapper))}",
+        "device": _device(model, runner.optim_wrapper),
+        "start": _start(runner),
+        "work dir": _short(runner.work_dir),
+        "log": str(log.relative_to(runner.work_dir)),
+    }
+    lines = "\n".join(f"{key:<9} {value}" for key, value in rows.items() if value)
+    return fold(lines, " " * 10).splitlines()
+
+
+def _method(model: nn.Module) -> str:
+    parts, backbone = [type(model).__name__], getattr(model, "backbone", None)
+    if backbone is not None:
+        depth = getattr(backbone, "depth", None)
+        parts.append(type(backbone).__name__ + (f"-{depth}" if depth else ""))
+    millions = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    return f"{', '.join(parts)}, {millions:.2f} million trained parameters"
+
+
+def _images(dataset: Dataset) -> str:
+    count = f"{len(dataset):,}" if hasattr(dataset, "__len__") else "a stream"
+    folders = list(dict.fromkeys(_folders(dataset)))
+    return f"{count} of {some_names(folders, 2)}" if folders else count
+
+
+def _folders(dataset: Dataset) -> Iterator[str]:
+    """Where the images lie, of each dataset that is no wrapper of others."""
+    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
+    for part in inner:
+        yield from _folders(part)
+    if not inner and getattr(dataset, "data_root", None):
+        yield _short(dataset.data_root)
+
+
+def _images_per_step(runner) -> int:
+    """Images that all processes together take per iteration."""
+    return runner.train_dataloader.batch_sampler.batch_size * runner.world_size
+
+
+def _steps(runner) -> str:
+    each = str(_images_per_step(runner) // runner.world_size)
+    each = each if runner.world_size == 1 else f"{runner.world_size} × {each}"
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        steps = f"{runner.max_epochs} epochs of {len(runner.train_dataloader):,} iterations"
+    else:
+        steps = f"{runner.max_iters:,} iterations"
+    return f"{steps} of {each} images"
+
+
+def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterable[str]:
+    named = wrapper.items() if isinstance(wrapper, OptimWrapperDict) else [("", wrapper)]
+    for name, one in named:
+        group = one.optimizer.param_groups[0]
+        # A warm-up has already lowered the other.
+        lr = group.get("initial_lr", group["lr"])
+        yield f"{name} {type(one.optimizer).__name__}, lr {lr:g}".strip()
+
+
+def _device(model: nn.Module, wrapper: OptimWrapper | OptimWrapperDict) -> str:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        threads = torch.get_num_threads()
+        name = f"{device}, {threads} thread{'s' * (threads > 1)}"
+    one = next(iter(wrapper.values())) if isinstance(wrapper, OptimWrapperDict) else wrapper
+    precision = torch.float32
+    if isinstance(one, BFloat16OptimWrapper):
+        precision = torch.bfloat16
+    elif isinstance(one, AmpOptimWrapper):
+        precision = one.cast_dtype or torch.float16
+    return f"{name}, {str(precision).removeprefix('torch.')}"
+
+
+def _start(runner) -> str | None:
+    """Where the weights come from, if they are not random."""
+    if runner._load_from:
+        return f"{'resumes' if runner._resume else 'weights of'} {_short(runner._load_from)}"
+    start = (runner.cfg.get("model", {}).get("backbone") or {}).get("init_cfg")
+    if isinstance(start, dict) and start.get("checkpoint"):
+        return f"backbone of {_short(start['checkpoint'])}"
+    return None
+
+
+def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
+    """What a user does with a trained model: tests it where the config says how, or takes it along.
+
+    The commands read the config that mmengine has written to the work directory, which has all
+    overrides.
+    """
+    recipe = Path(runner.work_dir) / Path(runner.cfg.filename or f"{runner.timestamp}.py").name
+    words = [_short(recipe), _short(checkpoint)]
+    if runner.cfg.get("test_dataloader"):
+        yield ["python", "tools/test.py", *words]
+    elif hasattr(
+        runner.model.module if is_model_wrapper(runner.model) else runner.model, "backbone"
+    ):
+        folders = ["--train", "TRAIN", "--test", "TEST", "--size", "PIXELS"]
+        yield ["python", "tools/knn.py", *words, *folders]
+        yield ["python", "tools/export_backbone.py", words[1]]
+
+
+def _command(words: list[str]) -> str:
+    """A command as a shell takes it, over several lines if it is long."""
+    lines = [" "]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) + 3 > COLUMNS and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append("     ")
+        lines[-1] += f" {word}"
+    return "\n".join(lines)
+
+
+def _short(path: str | Path) -> str:
+    """Relative to where the user is, if it lies below."""
+    absolute = os.path.abspath(path)
+    return os.path.relpath(absolute) if absolute.startswith(os.getcwd() + os.sep) else str(path)
+
+
+def _of(number: int, total: int) -> str:
+    return f"{number:>{len(str(total))}}/{total}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(0.0, seconds))))
