@@ -9,7 +9,7 @@ plain MoCo v2.
     python benchmarks/study.py --scale gpu --jobs 4                # one GPU
     python benchmarks/study.py --scale gpu --rows all --data photos/   # <class>/<image>, your own
 
-Started again with the same command, it goes on where it stopped. Everything lies in --out: the
+Started again with the same command, it goes on where it stopped. Everything lies in --work-dir: the
 photos split (--train-per-class of each class, drawn by seed 0, are the training part: the only ones
 that pretraining sees, without labels, and that the classifiers learn from; all others are the
 test), a folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
@@ -149,7 +149,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, help="of all rows")
     parser.add_argument("--neck", choices=["MoCoV2Neck", "NonLinearNeck"], help="of all MoCo v2's")
     parser.add_argument("--jobs", type=int, help="runs side by side")
-    parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
+    parser.add_argument(
+        "--work-dir", "--out", dest="out", type=Path, help="work_dirs/study_<scale>"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args()
     for name, value in SCALES[options.scale].items():
@@ -177,7 +179,9 @@ def split(options: argparse.Namespace) -> tuple[Path, Path]:
     wanted = {"data": str(data.resolve()), "train_per_class": options.train_per_class}
     if finished.exists():
         if json.loads(finished.read_text()) != wanted:
-            raise InputError(f"{options.out} holds a study of other photos: choose another --out")
+            raise InputError(
+                f"{options.out} holds a study of other photos: choose another --work-dir"
+            )
         return sides
     folder = ImageFolder(str(data), with_label=True)
     infos = [folder.get_data_info(index) for index in range(len(folder))]
@@ -304,7 +308,7 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     figures = options.out / f"{plan_.stem}.json"
     words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
     words += ["--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
-    words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
+    words += ["--work-dir", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
     return json.loads(figures.read_text())["results"]
 

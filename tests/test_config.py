@@ -94,6 +94,19 @@ def test_a_missing_config_is_looked_for_under_configs(tmp_path, monkeypatch):
     assert "did you mean 'configs/moco/moco_blur.py'?" in error_of(load_config, "moc/moco_blr.py")
 
 
+def test_a_config_of_this_package_is_named_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "demo/mocov2-salmask-mean_resnet18_demo.py"
+    there = Path(__file__).resolve().parents[1] / "configs" / name
+    named, given = load_config(f"mmsalmask::{name}"), load_config(str(there))
+    assert named.to_dict() == given.to_dict()
+    wrong = name.replace("mean", "maen")
+    assert error_of(load_config, f"mmsalmask::{wrong}").startswith(
+        f"config 'mmsalmask::{wrong}' is not there: did you mean 'mmsalmask::{name}'"
+    )
+    assert f"did you mean 'mmsalmask::{name}'" in error_of(load_config, wrong)
+
+
 def test_a_folder_is_no_config(tmp_path):
     assert "is a folder, not a config file" in error_of(load_config, str(tmp_path))
 
@@ -448,6 +461,24 @@ def test_a_tool_ends_without_a_traceback():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1:]) == (2, ["error: no"])
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("/my photos/of  cats", "/my photos/of  cats"),
+        ("'/my photos (best)/cats'", "/my photos (best)/cats"),
+        ("[/my photos, /b c/d]", ["/my photos", "/b c/d"]),
+        ("[ (1, 2), a b , 0.5 ]", [(1, 2), "a b", 0.5]),
+        ("1, 2", [1, 2]),
+        (" 3 ", 3),
+    ],
+)
+def test_options_keep_the_spaces_inside_of_a_value(typed, meant):
+    parser = argparse.ArgumentParser()
+    config_arguments(parser)
+    args = parser.parse_args(["c.py", "--cfg-options", f"data_root={typed}"])
+    assert args.cfg_options == {"data_root": meant}
 
 
 def test_config_arguments_parse_options_and_refuse_what_is_none(capsys):

@@ -46,7 +46,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     config_arguments(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files and folders of images")
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("masks.png"), help="the picture (%(default)s)"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("masks.png"),
+        help="the picture (%(default)s)",
     )
     parser.add_argument("--rows", type=int, default=6, help="images shown (%(default)s)")
     parser.add_argument(

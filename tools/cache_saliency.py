@@ -54,7 +54,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     config_arguments(parser)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the cache to write")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", required=True, help="the cache to write"
+    )
     parser.add_argument(
         "--size",
         type=int,
@@ -248,7 +250,7 @@ def cache(options: argparse.Namespace) -> None:
         print(f"{options.out} is complete")
         return
     shards = Shards(options.out, manifest["dataset"]["images"], options.shard_size)
-    claim(shards.folder, {**manifest, "shard_size": options.shard_size})
+    claim(shards.folder, {**manifest, "shard_size": options.shard_size}, "--out")
     mine = [shard for shard in shards.missing() if shard % world == rank]
     broken = compute(
         shards,

@@ -9,6 +9,6 @@ anything is built, and named beside the nearest thing that exists:
 """
 
 from mmsalmask.config.checking import check_config
-from mmsalmask.config.reading import load_config
+from mmsalmask.config.reading import config_file, load_config
 
-__all__ = ["check_config", "load_config"]
+__all__ = ["check_config", "config_file", "load_config"]
