@@ -34,6 +34,29 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# What a launcher tells each process it starts, and how one is started.
+_LAUNCHERS = {
+    "pytorch": ("RANK", "tools/dist_train.sh CONFIG GPUS, or torchrun"),
+    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or srun"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun"),
+}
+
+
+def check_launcher(launcher: str) -> str:
+    """The launcher, if it has started this process.
+
+    Raises:
+        InputError: it has not, so that nothing says which of how many processes this is.
+    """
+    variable, way = _LAUNCHERS.get(launcher, (None, ""))
+    if variable and variable not in os.environ:
+        raise InputError(
+            f"--launcher {launcher}: there is no {variable} in the environment, so no {launcher} "
+            f"launcher has started this process: start it by {way}, or leave --launcher out"
+        )
+    return launcher
+
+
 def work_dir_argument(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--work-dir``, the folder of all that a tool makes, and its former name ``--out``."""
     parser.add_argument(

@@ -494,6 +494,52 @@ def test_config_arguments_parse_options_and_refuse_what_is_none(capsys):
         assert sentence in capsys.readouterr().err
 
 
+# ----------------------------------------------------------------------------------------- values
+
+NUMBER = "must be a finite number of at least 0"
+WHOLE = "must be an integer of at least"
+WRONG = {
+    "optim_wrapper.optimizer.lr": (["abc", -0.1, float("nan")], NUMBER),
+    "optim_wrapper.optimizer.weight_decay": ([-1, "x"], NUMBER),
+    "train_dataloader.batch_size": ([-3, 0, 2.5, "four"], f"{WHOLE} 1"),
+    "val_dataloader.batch_size": ([0], f"{WHOLE} 1"),
+    "train_dataloader.num_workers": ([-1, 0.5], f"{WHOLE} 0"),
+    "train_cfg.max_epochs": ([-1, 0, 1.5, "ten"], f"{WHOLE} 1"),
+    "train_cfg.val_interval": ([0], f"{WHOLE} 1"),
+    "model.backbone.depth": ([19, "18"], "but ResNet comes in depths 18, 34, 50, 101, 152"),
+    "model": ([None, 5, []], "must be a dict with a 'type'"),
+    "default_hooks.logger": (
+        [dict(type="LoggerHook", interval=interval) for interval in (0, -1, 0.5, "x")],
+        f"default_hooks.logger.interval {WHOLE} 1",
+    ),
+    "randomness.seed": (["abc", -1, 0.5, 2**32], "must be an integer from 0 to 2**32 - 1"),
+    "log_level": (["LOUD", "info", 0.5], "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, (values, _) in WRONG.items() for value in values]
+)
+def test_a_value_that_cannot_work_is_refused_by_its_key(small, key, value):
+    cfg = load_config(small)
+    check_config(cfg)
+    cfg.merge_from_dict({key: value})
+    message = error_of(check_config, cfg)
+    assert message.startswith(key)
+    assert WRONG[key][1] in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim_wrapper.optimizer.lr": 0, "randomness.seed": None, "log_level": "DEBUG"},
+        {"train_dataloader.num_workers": 4, "log_level": 20, "model.backbone.depth": 50},
+    ],
+)
+def test_values_that_work_are_left_alone(small, options):
+    check_config(load_config(small, options))
+
+
 # --------------------------------------------------------------------------------- hard negatives
 
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import mmsalmask
+from mmsalmask.checks import check_device
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import BrokenImage, fingerprint, read_image
@@ -99,7 +100,7 @@ def place(launcher: str) -> tuple[int, int]:
 def choose_device(given: str | None) -> torch.device:
     if given is None and torch.cuda.is_available():
         given = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    return torch.device(given or "cpu")
+    return check_device(given or "cpu")
 
 
 class WholeImages(Dataset):

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from mmsalmask.config.registries import import_library, resolve
 from mmsalmask.config.signatures import Parameters, parameters_of
 from mmsalmask.config.spots import Spot, root_of, step, walk
+from mmsalmask.config.values import check_values
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
@@ -94,11 +95,12 @@ def check_config(cfg: Config) -> None:
     registry that will look it up, base classes included where ``**kwargs`` are handed on to them;
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
-    misspelling of one that is absent. Values are not checked, but that hard negatives have an
-    algorithm that takes them, and settings of hard negatives some to act on.
+    misspelling of one that is absent. Of values, those that mmengine and torch would take as they
+    are are checked (:mod:`mmsalmask.config.values`), that hard negatives have an algorithm that
+    takes them, and settings of hard negatives some to act on.
 
     Raises:
-        InputError: With the dotted path of the first fault, and the nearest valid name.
+        InputError: With the dotted path of the first fault, and the nearest valid name or value.
     """
     for key in cfg:
         near = nearest(key, {k: k for k in TOP_KEYS if k not in cfg}, cutoff=0.85)
@@ -110,6 +112,7 @@ def check_config(cfg: Config) -> None:
         if key in (*TOP_KEYS, *TOOL_KEYS):
             for spot in walk(step(root, key)):
                 _check_spot(spot)
+    check_values(cfg)
     if "type" in (cfg.get("model") or {}):
         _check_hard_negatives(cfg)
 

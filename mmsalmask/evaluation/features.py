@@ -26,7 +26,7 @@ from mmsalmask.checkpoint import (
     typed_parts,
     warn_if_filter_differs,
 )
-from mmsalmask.checks import check_integer
+from mmsalmask.checks import check_device, check_integer
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, PerClassSplit, read_image
 from mmsalmask.errors import InputError
@@ -252,7 +252,7 @@ def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
         "size": options.size,
         "seed": options.seed,
     }
-    device = torch.device(options.device)
+    device = check_device(options.device)
     backbone = load_backbone(config, options.checkpoint, options.seed).to(device)
     view = EncoderView(config)
     return extract_both(backbone, view, sets, device, options.batch_size, options.workers), facts
