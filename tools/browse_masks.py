@@ -30,8 +30,10 @@ from torch import Tensor
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, fingerprint
+from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.loading import BrokenImage
 from mmsalmask.engine import draw_gallery
+from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
 from mmsalmask.models import MaskingDataPreprocessor
@@ -96,6 +98,8 @@ def find_images(given: list[str], dataset: Config, seed: int) -> list[dict]:
 
 
 def listed(dataset) -> list[dict]:
+    for folder in image_folders(dataset):
+        folder.tell(MMLogger.get_current_instance())
     return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
@@ -196,6 +200,7 @@ def check_cache(cache: CachedSaliency, dataset: Config, options: argparse.Namesp
 def browse(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.cfg_options)
     check_config(config)
+    fetch_checkpoints(config)
     MMLogger.get_instance("browse_masks", log_level="WARNING")
     DefaultScope.get_instance(
         "browse_masks", scope_name=config.get("default_scope") or "mmpretrain"
