@@ -105,7 +105,7 @@ MISTAKES = {
     "empty folder": ({"data_root": "{place}/empty"}, "image folder {place}/empty is empty"),
     "no images": (
         {"data_root": "{place}/texts"},
-        "image folder {place}/texts has no images: looked for .bmp",
+        "image folder {place}/texts has no images: looked for .",
     ),
     "misspelt option": (
         {"model.queue_length": 5},
