@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "masks.png")
+    parser.add_argument("-o", "--out", type=Path, default=ROOT / "docs" / "masks.png")
     parser.add_argument("--seed", type=int, default=1, help="of the masks (%(default)s)")
     options = parser.parse_args()
     DefaultScope.get_instance("readme_picture", scope_name="mmpretrain")

@@ -1,8 +1,8 @@
 """Render the tables of the README and of docs/ from the data they show.
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
-benchmarks/results, published ones from benchmarks/published, and what a method does from the
-metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
+benchmarks/results, published ones from mmsalmask/evaluation/published, and what a method does from
+the metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
 date.
 """
 
@@ -18,6 +18,7 @@ from statistics import mean, stdev
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "mmsalmask" / "evaluation" / "published"
 DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,7 +45,7 @@ def origin(data: dict) -> str:
 
 
 def published() -> str:
-    with open(ROOT / "benchmarks" / "published" / "table1_linear.csv", newline="") as file:
+    with open(PUBLISHED / "table1_linear.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["framework"] in ("-", "MoCov2")]
     table = [
         [row["method"], row["imagenet100_top1"], row["caltech101_top1"], row["flowers102_top1"]]

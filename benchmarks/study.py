@@ -13,8 +13,8 @@ The recipe is chosen on training photos alone: --tune pretrains plain MoCo v2 an
 strategy on nine tenths of them under each of the recipes in TRIALS, and evaluates on the tenth that
 seed 0 holds out. Constants that are not of the scale are given by --recipe.
 
-Started again with the same command, it goes on where it stopped. Everything lies in --out: a folder
-per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
+Started again with the same command, it goes on where it stopped. Everything lies in --work-dir: a
+folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
 """
 
 import argparse
@@ -196,7 +196,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="runs side by side")
     parser.add_argument("--workers", type=int, default=2, help="processes of each that decode")
     parser.add_argument("--points", type=int, default=5, help="of the kNN curve (%(default)s)")
-    parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
+    parser.add_argument(
+        "--work-dir", "--out", dest="out", type=Path, help="work_dirs/study_<scale>"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args()
     scale = SCALES[options.scale]
@@ -417,7 +419,7 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
         options.jobs,
     ]
     words += ["--workers", options.workers]
-    words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
+    words += ["--work-dir", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
     return json.loads(figures.read_text())["results"]
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import torch
+
 from mmsalmask.errors import InputError
 
 # What a tensor of float32 can hold: a larger number would be infinite in it.
@@ -53,6 +55,22 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def check_device(name: str) -> torch.device:
+    """The device, if tensors can be put there.
+
+    Raises:
+        InputError: there is none of this name here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        raise InputError(
+            f"--device {name}: this machine has no such device for PyTorch, but "
+            f"{', '.join(['cpu', *gpus])}"
+        ) from error
 
 
 def check_sides(name: str, value: Any, least: int) -> tuple[int, int]:

@@ -4,10 +4,12 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import DictAction
@@ -30,6 +32,37 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
         help="override config keys, e.g. data_root=my/photos train_cfg.max_epochs=20; "
         "a number counts into a list: train_dataloader.dataset.pipeline.0.scale=96",
     )
+
+
+# What a launcher tells each process it starts, and how one is started.
+_LAUNCHERS = {
+    "pytorch": ("RANK", "tools/dist_train.sh CONFIG GPUS, or torchrun"),
+    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or srun"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun"),
+}
+
+
+def check_launcher(launcher: str) -> str:
+    """The launcher, if it has started this process.
+
+    Raises:
+        InputError: it has not, so that nothing says which of how many processes this is.
+    """
+    variable, way = _LAUNCHERS.get(launcher, (None, ""))
+    if variable and variable not in os.environ:
+        raise InputError(
+            f"--launcher {launcher}: there is no {variable} in the environment, so no {launcher} "
+            f"launcher has started this process: start it by {way}, or leave --launcher out"
+        )
+    return launcher
+
+
+def work_dir_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--work-dir``, the folder of all that a tool makes, and its former name ``--out``."""
+    parser.add_argument(
+        "--work-dir", type=Path, metavar="DIR", help=f"where it all goes ({default})"
+    )
+    parser.add_argument("--out", dest="work_dir", type=Path, help=argparse.SUPPRESS)
 
 
 def labelled_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +90,17 @@ def labelled_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Options(DictAction):
-    """``DictAction`` with a sentence for what it cannot parse."""
+    """``DictAction`` that keeps spaces, and has a sentence for what it cannot parse."""
+
+    @staticmethod
+    def _parse_iterable(value: str) -> Any:
+        """A list or tuple where there are brackets or commas, else one word with its spaces."""
+        value = value.strip().strip("'\"").strip()
+        if "," not in value and (value[:1], value[-1:]) not in (("[", "]"), ("(", ")")):
+            return DictAction._parse_int_float_bool(value)
+        # mmengine drops every space, also those inside of a path.
+        tight = re.sub(r"\s*([][(),])\s*", r"\1", value)
+        return _with_spaces(DictAction._parse_iterable(tight.replace(" ", _SPACE)))
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
@@ -67,6 +110,15 @@ class _Options(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:
             parser.error(f"{option_string}: {error}")
+
+
+_SPACE = "\N{SYMBOL FOR SPACE}"
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_spaces, value))
+    return value.replace(_SPACE, " ") if isinstance(value, str) else value
 
 
 @contextmanager

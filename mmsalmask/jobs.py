@@ -26,12 +26,13 @@ class Place(NamedTuple):
     jobs: int
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def claim(folder: Path, identity: Mapping[str, Any], option: str = "--work-dir") -> None:
     """Make a folder that of one job, in its ``run.json``.
 
     Args:
         folder: made if needed.
         identity: JSON values that tell this job from every other.
+        option: of the tool, by which another folder is chosen.
 
     Raises:
         InputError: the folder is that of another job.
@@ -41,9 +42,11 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         write_result(file, dict(identity))
     elif (found := json.loads(file.read_text())) != identity:
         key = next(key for key in identity if found.get(key) != identity[key])
+        told = f"{key} = {found.get(key)!r}, not {identity[key]!r}"
+        if isinstance(identity[key], Mapping):  # holds digests, which tell nobody anything
+            told = f"another {key}"
         raise InputError(
-            f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity[key]!r}: choose "
-            "another --out, or delete that folder"
+            f"{folder} holds a run with {told}: choose another {option}, or delete that folder"
         )
 
 

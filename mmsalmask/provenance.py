@@ -14,7 +14,7 @@ import torch
 def provenance(seed: int | None = None) -> dict:
     """Command, commit, hardware and versions of the run that is writing a result."""
     return {
-        "command": "python " + " ".join(shlex.quote(word) for word in sys.argv),
+        "command": command_line(),
         "commit": _commit(),
         "hardware": _hardware(),
         "python": platform.python_version(),
@@ -22,6 +22,13 @@ def provenance(seed: int | None = None) -> dict:
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
+
+
+def command_line() -> str:
+    """What was typed to start this process, a tool of ours or the command ``mmsalmask``."""
+    started, *words = sys.argv
+    start = started if started.startswith("mmsalmask ") else f"python {shlex.quote(started)}"
+    return " ".join([start, *map(shlex.quote, words)])
 
 
 def write_result(path: str | Path, result: dict) -> None:

@@ -94,6 +94,19 @@ def test_a_missing_config_is_looked_for_under_configs(tmp_path, monkeypatch):
     assert "did you mean 'configs/moco/moco_blur.py'?" in error_of(load_config, "moc/moco_blr.py")
 
 
+def test_a_config_of_this_package_is_named_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "demo/mocov2-salmask-mean_resnet18_demo.py"
+    there = Path(__file__).resolve().parents[1] / "configs" / name
+    named, given = load_config(f"mmsalmask::{name}"), load_config(str(there))
+    assert named.to_dict() == given.to_dict()
+    wrong = name.replace("mean", "maen")
+    assert error_of(load_config, f"mmsalmask::{wrong}").startswith(
+        f"config 'mmsalmask::{wrong}' is not there: did you mean 'mmsalmask::{name}'"
+    )
+    assert f"did you mean 'mmsalmask::{name}'" in error_of(load_config, wrong)
+
+
 def test_a_folder_is_no_config(tmp_path):
     assert "is a folder, not a config file" in error_of(load_config, str(tmp_path))
 
@@ -450,6 +463,24 @@ def test_a_tool_ends_without_a_traceback():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("/my photos/of  cats", "/my photos/of  cats"),
+        ("'/my photos (best)/cats'", "/my photos (best)/cats"),
+        ("[/my photos, /b c/d]", ["/my photos", "/b c/d"]),
+        ("[ (1, 2), a b , 0.5 ]", [(1, 2), "a b", 0.5]),
+        ("1, 2", [1, 2]),
+        (" 3 ", 3),
+    ],
+)
+def test_options_keep_the_spaces_inside_of_a_value(typed, meant):
+    parser = argparse.ArgumentParser()
+    config_arguments(parser)
+    args = parser.parse_args(["c.py", "--cfg-options", f"data_root={typed}"])
+    assert args.cfg_options == {"data_root": meant}
+
+
 def test_config_arguments_parse_options_and_refuse_what_is_none(capsys):
     parser = argparse.ArgumentParser()
     config_arguments(parser)
@@ -461,6 +492,52 @@ def test_config_arguments_parse_options_and_refuse_what_is_none(capsys):
             parser.parse_args(["c.py", "--cfg-options", wrong])
         assert caught.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------- values
+
+NUMBER = "must be a finite number of at least 0"
+WHOLE = "must be an integer of at least"
+WRONG = {
+    "optim_wrapper.optimizer.lr": (["abc", -0.1, float("nan")], NUMBER),
+    "optim_wrapper.optimizer.weight_decay": ([-1, "x"], NUMBER),
+    "train_dataloader.batch_size": ([-3, 0, 2.5, "four"], f"{WHOLE} 1"),
+    "val_dataloader.batch_size": ([0], f"{WHOLE} 1"),
+    "train_dataloader.num_workers": ([-1, 0.5], f"{WHOLE} 0"),
+    "train_cfg.max_epochs": ([-1, 0, 1.5, "ten"], f"{WHOLE} 1"),
+    "train_cfg.val_interval": ([0], f"{WHOLE} 1"),
+    "model.backbone.depth": ([19, "18"], "but ResNet comes in depths 18, 34, 50, 101, 152"),
+    "model": ([None, 5, []], "must be a dict with a 'type'"),
+    "default_hooks.logger": (
+        [dict(type="LoggerHook", interval=interval) for interval in (0, -1, 0.5, "x")],
+        f"default_hooks.logger.interval {WHOLE} 1",
+    ),
+    "randomness.seed": (["abc", -1, 0.5, 2**32], "must be an integer from 0 to 2**32 - 1"),
+    "log_level": (["LOUD", "info", 0.5], "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, (values, _) in WRONG.items() for value in values]
+)
+def test_a_value_that_cannot_work_is_refused_by_its_key(small, key, value):
+    cfg = load_config(small)
+    check_config(cfg)
+    cfg.merge_from_dict({key: value})
+    message = error_of(check_config, cfg)
+    assert message.startswith(key)
+    assert WRONG[key][1] in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim_wrapper.optimizer.lr": 0, "randomness.seed": None, "log_level": "DEBUG"},
+        {"train_dataloader.num_workers": 4, "log_level": 20, "model.backbone.depth": 50},
+    ],
+)
+def test_values_that_work_are_left_alone(small, options):
+    check_config(load_config(small, options))
 
 
 # --------------------------------------------------------------------------------- hard negatives

@@ -20,9 +20,12 @@ def test_a_folder_of_another_job_is_not_taken_for_this_one(tmp_path):
     claim(tmp_path / "new", {"seed": 0, "size": 64})
     claim(tmp_path / "new", {"seed": 0, "size": 64})
     with pytest.raises(
-        InputError, match="holds a run with size = 64, not 32: choose another --out"
+        InputError, match="holds a run with size = 64, not 32: choose another --work-dir"
     ):
         claim(tmp_path / "new", {"seed": 0, "size": 32})
+    claim(tmp_path / "cache", {"dataset": {"images": 3, "digest": "ab12"}})
+    with pytest.raises(InputError, match="holds a run with another dataset: choose another --out"):
+        claim(tmp_path / "cache", {"dataset": {"images": 3, "digest": "cd34"}}, "--out")
 
 
 def script(folder, text: str):

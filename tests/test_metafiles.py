@@ -10,7 +10,7 @@ says where it stands, and has to be the number that stands there::
         Metrics: {Top 1 Accuracy: 68.22}
         Source: paper
         Published:
-          Table: table1_linear.csv                      # below benchmarks/published
+          Table: table1_linear.csv                      # below mmsalmask/evaluation/published
           Row: {framework: MoCov2, method: baseline}    # selects exactly one row
           Columns: {Top 1 Accuracy: imagenet100_top1}   # of each metric
 """
@@ -21,9 +21,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmsalmask.evaluation.report import PUBLISHED
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-PUBLISHED = ROOT / "benchmarks" / "published"
 INDEX = yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]
 METAFILES = sorted(path.relative_to(ROOT).as_posix() for path in CONFIGS.rglob("metafile.yml"))
 every_metafile = pytest.mark.parametrize("metafile", METAFILES)

@@ -1,5 +1,6 @@
 """What gets installed, and when ``make`` installs anything."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from PIL import Image
+
+from mmsalmask.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_FILES = ("setup.py", "pyproject.toml", "requirements.txt", "requirements-dev.txt")
@@ -64,7 +68,8 @@ def test_wheel_holds_every_config_tool_and_class_list_and_nothing_else_of_the_ch
     index = {"mmsalmask/.mim/model-index.yml"}
     assert {name for name in names if "/.mim/" in name} == configs | tools | index
     modules = relative_files(ROOT / "mmsalmask")
-    wanted = {f"mmsalmask/{file}" for file in modules if file.endswith((".py", ".txt"))}
+    kinds = (".py", ".txt", ".csv")
+    wanted = {f"mmsalmask/{file}" for file in modules if file.endswith(kinds)}
     assert wanted <= names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"mmsalmask"}
@@ -119,6 +124,58 @@ def test_configs_of_the_installed_package_serve_as_bases_in_another_folder(wheel
     assert result.returncode == 0, result.stderr
 
 
+@pytest.fixture(scope="module")
+def mmsalmask(wheel, tmp_path_factory):
+    """Runs the command of the installed wheel in an empty folder, which it returns as well."""
+    site, elsewhere = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
+    offline = ["--no-deps", "--no-index", "--quiet", "--target", site]
+    subprocess.run([sys.executable, "-m", "pip", "install", *offline, wheel], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def run(*words: object) -> subprocess.CompletedProcess:
+        command = [site / "bin" / "mmsalmask", *map(str, words)]
+        options = dict(cwd=elsewhere, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, **options)
+
+    run.folder = elsewhere
+    return run
+
+
+def test_the_installed_command_lists_its_tools_and_names_them_when_one_is_misspelt(mmsalmask):
+    helped = mmsalmask()
+    assert helped.returncode == 0, helped.stderr
+    scripts = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"environment"}
+    assert set(COMMANDS.values()) == scripts
+    lines = [line.split()[0] for line in helped.stdout.splitlines() if line.startswith("  ")]
+    assert lines == list(COMMANDS)
+    wrong = mmsalmask("trian")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: no command 'trian': give one of demo, train, ")
+
+
+def test_the_installed_command_works_in_another_folder_on_a_config_of_the_package(mmsalmask):
+    for split, number in (("train", 3), ("test", 1)):
+        for label, colour in enumerate(("red", "blue")):
+            folder = mmsalmask.folder / split / f"class_{label}"
+            folder.mkdir(parents=True)
+            for image in range(number):
+                Image.new("RGB", (20 + image, 20), colour).save(folder / f"{image}.png")
+    config = "mmsalmask::demo/mocov2_resnet18_demo.py"
+    words = ("none", "--train", "train", "--test", "test", "--size", 32, "--workers", 0)
+    judged = mmsalmask("linear", config, *words, "--epochs", 1, "--knn", 1, "--json", "out.json")
+    assert judged.returncode == 0, judged.stderr
+    result = json.loads((mmsalmask.folder / "out.json").read_text())
+    assert (result["config"], result["knn"]["top1"]) == (config, 100)
+    assert result["command"].startswith(f"mmsalmask linear {config} none --train train")
+
+
+def test_the_installed_command_has_the_published_tables(mmsalmask):
+    config = "mmsalmask::depth/monodepth2_resnet18_rendered.py"
+    asked = mmsalmask("depth", config, "none.pth", "--images", 0)
+    # The table is read first.
+    assert (asked.returncode, asked.stderr) == (2, "error: --images is 0: give at least 1\n")
+
+
 # ------------------------------------------------------------------------------ requirements
 
 
@@ -166,6 +223,8 @@ case "$1 $2 $3" in
         mkdir -p {site}/mmsalmask-0.dist-info mmsalmask/.mim
         ln -sfn "$PWD/mmsalmask" {site}/mmsalmask
         ln -sfn ../../configs mmsalmask/.mim/configs
+        printf '[console_scripts]\\nmmsalmask = mmsalmask.__main__:main\\n' \\
+            > {site}/mmsalmask-0.dist-info/entry_points.txt
         line=$(grep ^__version__ mmsalmask/__init__.py)
         printf 'Name: mmsalmask\\nVersion: %s\\n' "$(cut -d'"' -f2 <<<"$line")" \\
             > {site}/mmsalmask-0.dist-info/METADATA ;;
@@ -258,6 +317,13 @@ def test_install_notices_another_torch_and_pins_the_one_asked_for(checkout):
     # The stand-in pip did not install it, and that must not pass as success.
     assert other.returncode != 0
     assert f"torch==2.4.0 is wanted, {version('torch')} is installed" in other.stderr
+
+
+def test_package_is_installed_again_where_its_command_is_missing(checkout):
+    checkout.install()
+    (checkout.site / "mmsalmask-0.dist-info" / "entry_points.txt").unlink()
+    assert checkout.install().returncode == 0
+    assert checkout.asked() == ["package"]
 
 
 def test_package_is_installed_again_from_a_moved_checkout(checkout):

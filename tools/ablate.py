@@ -14,7 +14,7 @@ A plan is a YAML file: a config, the overrides that all rows share, and the rows
       - name: untrained
         pretrain: false
 
-    python tools/ablate.py PLAN --data photos/ --seeds 0 1 2 --out work_dirs/ablation
+    python tools/ablate.py PLAN --data photos/ --seeds 0 1 2 --work-dir work_dirs/ablation
 
 All rows are checked before the first one starts. Started again with the same command, it goes on
 where it stopped: finished runs are read, interrupted ones resumed. Labels (subfolders of --data)
@@ -40,8 +40,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmsalmask.cli import config_arguments, report_errors
-from mmsalmask.config import check_config, load_config
+from mmsalmask.cli import config_arguments, report_errors, work_dir_argument
+from mmsalmask.config import check_config, config_file, load_config
 from mmsalmask.datasets import ImageFolder
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, write_atomically
 from mmsalmask.errors import InputError
@@ -69,7 +69,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("plan", type=Path, help="a YAML file with config, overrides and rows")
+    parser.add_argument(
+        "plan", type=config_file, help="a YAML file with config, overrides and rows"
+    )
     parser.add_argument("--data", required=True, help="folder <class>/<image> to pretrain on")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -106,14 +108,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, each on the next GPU (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="work_dirs/<name of the plan>")
+    work_dir_argument(parser, "work_dirs/<name of the plan>")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; give 1 or more")
     if options.curve is not None and (options.curve < 1 or not options.test):
         parser.error("--curve is a number of epochs, at least 1, and needs --test")
-    options.out = options.out or Path("work_dirs") / options.plan.stem
+    options.work_dir = options.work_dir or Path("work_dirs") / options.plan.stem
     return options
 
 
@@ -160,7 +162,7 @@ def _read_row(path: Path, plan: dict, entry: dict) -> Row:
         raise InputError(f"{path}: settings of row {name!r} are no mapping, as a config's are")
     settings = _plain(Config._merge_a_into_b(both[1], both[0]))
     pretrain = entry.get("pretrain", True)
-    return Row(name, str(path.parent / config), overrides, pretrain, settings)
+    return Row(name, str(path.parent / config_file(config)), overrides, pretrain, settings)
 
 
 def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
@@ -230,7 +232,7 @@ def _plain(value: object) -> object:
 
 def run(row: Row, seed: int, options: argparse.Namespace, place: Place) -> dict:
     """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
-    folder = options.out / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
+    folder = options.work_dir / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     same = {"data": options.data, "amp": options.amp, "cfg_options": options.cfg_options}
     claim(folder, {**row._asdict(), "curve": options.curve, "seed": seed, **same})
@@ -415,14 +417,17 @@ def main(arguments: list[str] | None = None) -> None:
         for cells in table_rows(results):
             table.add_row(*cells)
         console.print(table)
-        (options.out / "table.md").write_text(markdown(results), encoding="utf-8")
-        draw(results, options.out / "plot.png")
+        (options.work_dir / "table.md").write_text(markdown(results), encoding="utf-8")
+        draw(results, options.work_dir / "plot.png")
         plan = {row.name: {**row._asdict(), "config": Path(row.config).name} for row in rows}
         same = {name: getattr(options, name) for name in ("data", "amp", "cfg_options")}
         data = {**origin, **same, **evaluation(options), "rows": plan, "results": results}
-        for file in {options.out / "results.json", options.json or options.out / "results.json"}:
+        for file in {
+            options.work_dir / "results.json",
+            options.json or options.work_dir / "results.json",
+        }:
             write_result(file, data)
-        print(f"table: {options.out / 'table.md'}  plot: {options.out / 'plot.png'}")
+        print(f"table: {options.work_dir / 'table.md'}  plot: {options.work_dir / 'plot.png'}")
         if failures:
             raise InputError(f"{len(failures)} of the runs failed: " + "; ".join(failures))
 

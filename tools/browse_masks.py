@@ -30,8 +30,10 @@ from torch import Tensor
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, fingerprint
+from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.loading import BrokenImage
 from mmsalmask.engine import draw_gallery
+from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
 from mmsalmask.models import MaskingDataPreprocessor
@@ -46,7 +48,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     config_arguments(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files and folders of images")
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("masks.png"), help="the picture (%(default)s)"
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("masks.png"),
+        help="the picture (%(default)s)",
     )
     parser.add_argument("--rows", type=int, default=6, help="images shown (%(default)s)")
     parser.add_argument(
@@ -91,6 +98,8 @@ def find_images(given: list[str], dataset: Config, seed: int) -> list[dict]:
 
 
 def listed(dataset) -> list[dict]:
+    for folder in image_folders(dataset):
+        folder.tell(MMLogger.get_current_instance())
     return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
@@ -191,6 +200,7 @@ def check_cache(cache: CachedSaliency, dataset: Config, options: argparse.Namesp
 def browse(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.cfg_options)
     check_config(config)
+    fetch_checkpoints(config)
     MMLogger.get_instance("browse_masks", log_level="WARNING")
     DefaultScope.get_instance(
         "browse_masks", scope_name=config.get("default_scope") or "mmpretrain"

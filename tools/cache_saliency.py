@@ -35,9 +35,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import mmsalmask
+from mmsalmask.checks import check_device
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import BrokenImage, fingerprint, read_image
+from mmsalmask.datasets.image_folder import image_folders
+from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.engine.safe_checkpoint import write_atomically
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import claim
@@ -46,7 +49,7 @@ from mmsalmask.models.localizers import localizer_identity
 from mmsalmask.models.preprocessor import normalisation
 from mmsalmask.registry import DATASETS, MODELS
 from mmsalmask.saliency import Frozen, standardise, write_cache
-from mmsalmask.saliency.cache import read_manifest
+from mmsalmask.saliency.cache import read_manifest, what_differs
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -54,7 +57,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     config_arguments(parser)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="the cache to write")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="FILE", required=True, help="the cache to write"
+    )
     parser.add_argument(
         "--size",
         type=int,
@@ -97,7 +102,7 @@ def place(launcher: str) -> tuple[int, int]:
 def choose_device(given: str | None) -> torch.device:
     if given is None and torch.cuda.is_available():
         given = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
-    return torch.device(given or "cpu")
+    return check_device(given or "cpu")
 
 
 class WholeImages(Dataset):
@@ -228,7 +233,8 @@ def cache(options: argparse.Namespace) -> None:
     rank, world = place(options.launcher)
     config = load_config(options.config, options.cfg_options)
     check_config(config)
-    MMLogger.get_instance("cache_saliency", log_level="WARNING")
+    fetch_checkpoints(config)
+    logger = MMLogger.get_instance("cache_saliency", log_level="WARNING")
     DefaultScope.get_instance(
         "cache_saliency", scope_name=config.get("default_scope") or "mmpretrain"
     )
@@ -237,6 +243,8 @@ def cache(options: argparse.Namespace) -> None:
     preprocessor = MaskingDataPreprocessor(**plain).to(choose_device(options.device))
     localizer = MODELS.build(settings["masker"]["localizer"])
     dataset = whole_dataset(config, options.config)
+    for folder in image_folders(dataset):
+        folder.tell(logger)
     manifest = {
         "dataset": fingerprint(dataset),
         "localizer": localizer_identity(settings["masker"]["localizer"], localizer),
@@ -248,7 +256,7 @@ def cache(options: argparse.Namespace) -> None:
         print(f"{options.out} is complete")
         return
     shards = Shards(options.out, manifest["dataset"]["images"], options.shard_size)
-    claim(shards.folder, {**manifest, "shard_size": options.shard_size})
+    claim(shards.folder, {**manifest, "shard_size": options.shard_size}, "--out")
     mine = [shard for shard in shards.missing() if shard % world == rank]
     broken = compute(
         shards,
@@ -274,11 +282,15 @@ def refuse_another(out: Path, manifest: dict) -> None:
     """Refuse to take a file for finished, or to overwrite it, that is another cache or none."""
     found = read_manifest(out)
     for key, wanted in manifest.items():
-        if found.get(key) != wanted:
-            raise InputError(
-                f"{out} is a cache of another {key} ({found.get(key)}, here {wanted}): choose "
-                "another --out, or delete that file"
-            )
+        known = found.get(key)
+        if known == wanted:
+            continue
+        told = f"another {key} ({known}, here {wanted})"
+        if key == "dataset":
+            told = f"other images ({known['images']} of them, here {wanted['images']})"
+        elif key == "localizer":
+            told = f"another localizer ({what_differs(known, wanted)})"
+        raise InputError(f"{out} is a cache of {told}: choose another --out, or delete that file")
 
 
 @contextmanager

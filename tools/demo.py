@@ -1,6 +1,6 @@
 """The main job in a few minutes: draw images, pretrain with masks, look, evaluate, export.
 
-    python tools/demo.py [--out work_dirs/demo] [--seed 0]
+    python tools/demo.py [--work-dir work_dirs/demo] [--seed 0]
 
 Needs no data, no labels in training and no GPU. Everything it makes lies in one folder.
 """
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import report_errors, work_dir_argument
 from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
@@ -66,10 +66,11 @@ def draw_curve(work: Path, untrained: float, picture: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"))
+    work_dir_argument(parser, "work_dirs/demo")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    out, seed, console = arguments.out, arguments.seed, Console()
+    out = arguments.work_dir or Path("work_dirs/demo")
+    seed, console = arguments.seed, Console()
     data, work = out / "data", out / f"seed_{seed}"
     with report_errors():
         console.rule("drawing images")

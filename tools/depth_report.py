@@ -1,8 +1,8 @@
 """Test a depth checkpoint, draw disparity maps beside images, and put its row into Table 3.
 
-Written to --out: disparities.png, table3.md (the paper's Table 3 with this run's row below) and
-metrics.json. The row is comparable with the others only for KITTI's 697 Eigen test images and an
-encoder that was frozen; the file says what was tested.
+Written to --work-dir: disparities.png, table3.md (the paper's Table 3 with this run's row below)
+and metrics.json. The row is comparable with the others only for KITTI's 697 Eigen test images and
+an encoder that was frozen; the file says what was tested.
 """
 
 import argparse
@@ -17,15 +17,16 @@ from mmengine.dataset import default_collate
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.cli import config_arguments, report_errors, work_dir_argument
 from mmsalmask.config import load_config
 from mmsalmask.engine import write_atomically
 from mmsalmask.engine.launch import build_runner, set_work_dir
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.depth import FIGURES
+from mmsalmask.evaluation.report import PUBLISHED
 from mmsalmask.models import Monodepth2
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "benchmarks" / "published" / "table3_depth.csv"
+TABLE = PUBLISHED / "table3_depth.csv"
 _HEADINGS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "δ<1.25", "δ<1.25²", "δ<1.25³")
 
 
@@ -35,11 +36,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     config_arguments(parser)
     parser.add_argument("checkpoint", help="a checkpoint of the config's model")
-    parser.add_argument("--out", type=Path, help="folder (work_dirs/<config>/depth_report)")
+    work_dir_argument(parser, "work_dirs/<config>/depth_report")
     parser.add_argument("--images", type=int, default=6, help="to draw (%(default)s)")
     parser.add_argument("--name", default="this run", help="of the row (%(default)s)")
     parser.add_argument(
-        "--published", type=Path, default=PUBLISHED, help="the other rows, as CSV (%(default)s)"
+        "--published", type=Path, default=TABLE, help="the other rows, as CSV (%(default)s)"
     )
     return parser.parse_args(arguments)
 
@@ -106,7 +107,7 @@ def report(options: argparse.Namespace) -> str:
     if config.get("test_dataloader") is None:
         raise InputError(f"{options.config} has no test_dataloader: give a config of configs/depth")
     config.load_from = options.checkpoint
-    set_work_dir(config, None)
+    set_work_dir(config, options.work_dir and str(options.work_dir))
     runner = build_runner(config)
     if not isinstance(runner.model, Monodepth2):
         raise InputError(f"{options.config} has no Monodepth2 as its model")
@@ -114,7 +115,7 @@ def report(options: argparse.Namespace) -> str:
     figures = {name: measured[f"depth/{name}"] for name in FIGURES}
     dataset = runner.test_loop.dataloader.dataset
     table = render_table(published, options.name, figures)
-    out = options.out or Path(config.work_dir) / "depth_report"
+    out = options.work_dir or Path(config.work_dir) / "depth_report"
     _, picture = cv2.imencode(".png", draw_disparities(runner.model, dataset, options.images))
     write_atomically(out / "disparities.png", picture.tobytes())
     write_atomically(out / "table3.md", f"{table}\n{describe(runner, dataset)}".encode())

@@ -64,6 +64,8 @@ def elsewhere() -> str | None:
         return "not installed yet"
     if Path(found.origin).resolve() != package / "__init__.py":
         return f"installed from {Path(found.origin).parent.parent}"
+    if not importlib.metadata.entry_points(group="console_scripts", name="mmsalmask"):
+        return "its command mmsalmask is missing"
     source = (package / "__init__.py").read_text()
     version = re.search('^__version__ = "(.+)"', source, re.MULTILINE).group(1)
     if importlib.metadata.version("mmsalmask") != version:

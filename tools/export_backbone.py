@@ -34,6 +34,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "-o",
         "--out",
         type=Path,
+        metavar="FILE",
         help="file to write: .pth, .safetensors, or .pkl for detectron2; default: beside the "
         "checkpoint, <its name>_backbone.pth (.pkl for detectron2)",
     )

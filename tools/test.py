@@ -4,7 +4,7 @@ import argparse
 import os
 
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
-from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.cli import check_launcher, config_arguments, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import build_runner, leave_process_group, set_work_dir
 from mmsalmask.errors import InputError
@@ -31,7 +31,7 @@ def main() -> None:
                 f"{arguments.config} has no test_dataloader: a pretraining config has nothing to "
                 "test; use tools/knn.py, or the config of a downstream task"
             )
-        config.launcher = arguments.launcher
+        config.launcher = check_launcher(arguments.launcher)
         config.load_from = arguments.checkpoint
         set_work_dir(config, arguments.work_dir)
         build_runner(config, testing=True).test()

@@ -8,7 +8,7 @@ import argparse
 import os
 
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
-from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.cli import check_launcher, config_arguments, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import (
     build_runner,
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parse_arguments()
     with report_errors():
         config = load_config(arguments.config, arguments.cfg_options)
-        config.launcher = arguments.launcher
+        config.launcher = check_launcher(arguments.launcher)
         set_work_dir(config, arguments.work_dir)
         if arguments.amp:
             use_amp(config, arguments.amp)

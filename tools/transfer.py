@@ -39,7 +39,7 @@ from mmsalmask.checkpoint import (
     local_file,
     save_backbone,
 )
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import report_errors, work_dir_argument
 from mmsalmask.datasets import ImageNet100
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
@@ -65,7 +65,6 @@ from mmsalmask.provenance import provenance, write_result
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs"
-PUBLISHED = TOOLS.parent / "benchmarks" / "published"
 FOLDERS = {
     name: "VOCdevkit" if name == "voc" else name
     for name in ("imagenet", "caltech101", "flowers102", "voc", "coco", "cityscapes")
@@ -154,9 +153,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="split Caltech-101, of which N images of each class are for training (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, help="work_dirs/transfer/<folder>-<checkpoint>-<schedule>"
-    )
+    work_dir_argument(parser, "work_dirs/transfer/<folder>-<checkpoint>-<schedule>")
     options = parser.parse_args(arguments)
     options.named = options.tasks is not None
     options.tasks = options.tasks.split(",") if options.named else list(TASKS)
@@ -466,7 +463,7 @@ def report(
         **{key: origin[key] for key in ("command", "commit", "hardware", "torch", "seed")},
     }
     pictures = draw_pictures(results, out / "pictures")
-    text = compose(facts, results, skipped, pictures, PUBLISHED, out)
+    text = compose(facts, results, skipped, pictures, out)
     write_report(text, out)
     return text
 
@@ -476,7 +473,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A log file bears wider tables than the 80 columns that are taken for it.
     console = Console(width=None if sys.stdout.isatty() else 140)
     with report_errors():
-        backbone = read_backbone(options.checkpoint, options.out, options.schedule)
+        backbone = read_backbone(options.checkpoint, options.work_dir, options.schedule)
         out = backbone.file.parent
         jobs, skipped = plan(backbone, out, options)
         for job in jobs.values():

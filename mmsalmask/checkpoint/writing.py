@@ -1,17 +1,17 @@
 """Writing a backbone for other libraries."""
 
+import io
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from mmsalmask.checkpoint.loading import last_words
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
 from mmsalmask.errors import InputError, some_names
 
@@ -51,33 +51,37 @@ def save_backbone(
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in convert[naming](state).items()
     }
-    write = _writer(path, naming, tensors, {**metadata, "naming": naming})
+    content = _serialised(path, naming, tensors, {**metadata, "naming": naming})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
+        part.write_bytes(content)
         part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"could not write {path} ({last_words(error)})") from error
+    except OSError as error:
+        raise InputError(
+            f"could not write {path} ({error.strerror}): make room or give permission, or name "
+            "another file"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses that, too
+            part.unlink(missing_ok=True)
     return tensors
 
 
-def _writer(
+def _serialised(
     path: Path, naming: Naming, tensors: dict[str, Tensor], metadata: dict[str, str]
-) -> Callable[[Path], None]:
+) -> bytes:
     wrapper = {"__author__": "mmsalmask", "matching_heuristics": True, "meta": metadata}
     if path.suffix == ".safetensors":
-        return lambda part: save_file(tensors, part, metadata)
-    if path.suffix == ".pth" and naming == "detectron2":
-        return lambda part: torch.save({"model": tensors, **wrapper}, part)
+        return save(tensors, metadata)
     if path.suffix == ".pth":
-        return lambda part: torch.save({"state_dict": tensors, "meta": metadata}, part)
+        own = {"state_dict": tensors, "meta": metadata}
+        content = io.BytesIO()
+        torch.save({"model": tensors, **wrapper} if naming == "detectron2" else own, content)
+        return content.getvalue()
     if path.suffix == ".pkl" and naming == "detectron2":
         arrays = {name: value.numpy() for name, value in tensors.items()}
-        content = pickle.dumps({"model": arrays, **wrapper}, protocol=2)
-        return lambda part: part.write_bytes(content) and None
+        return pickle.dumps({"model": arrays, **wrapper}, protocol=2)
     raise InputError(
         f"cannot write {path.name} for {naming}: use .pth or .safetensors, "
         "or .pkl for detectron2 alone"

@@ -8,7 +8,8 @@ anything is built, and named beside the nearest thing that exists:
 - :func:`check_config` compares every key and every ``type`` with what will receive it.
 """
 
-from mmsalmask.config.checking import check_config, optimizers
-from mmsalmask.config.reading import load_config
+from mmsalmask.config.checking import check_config
+from mmsalmask.config.reading import config_file, load_config
+from mmsalmask.config.values import optimizers
 
-__all__ = ["check_config", "load_config", "optimizers"]
+__all__ = ["check_config", "config_file", "load_config", "optimizers"]

@@ -1,9 +1,8 @@
 """Whether whoever receives a part of a config takes every key that stands in it."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 import torch
 from mmengine import registry as roots
@@ -24,10 +23,11 @@ from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
-from mmsalmask.checks import is_integer, is_number
+from mmsalmask.checks import is_integer
 from mmsalmask.config.registries import import_library, resolve
 from mmsalmask.config.signatures import Parameters, parameters_of
 from mmsalmask.config.spots import Spot, root_of, step, walk
+from mmsalmask.config.values import check_values
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
@@ -96,13 +96,13 @@ def check_config(cfg: Config) -> None:
     registry that will look it up, base classes included where ``**kwargs`` are handed on to them;
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
-    misspelling of one that is absent. Values are not checked, but that hard negatives have an
-    algorithm that takes them, settings of hard negatives some to act on, queries that are mixed of
-    two images an algorithm that asks for both, that a momentum is one, and that training lasts
-    until each part of a schedule begins.
+    misspelling of one that is absent. Of values, those that mmengine and torch would take as they
+    are are checked (:mod:`mmsalmask.config.values`), that a momentum is one, that hard negatives
+    and mixed queries have an algorithm that takes them, settings of hard negatives some to act on,
+    and that training lasts until each part of a schedule begins.
 
     Raises:
-        InputError: With the dotted path of the first fault, and the nearest valid name.
+        InputError: With the dotted path of the first fault, and the nearest valid name or value.
     """
     for key in cfg:
         near = nearest(key, {k: k for k in TOP_KEYS if k not in cfg}, cutoff=0.85)
@@ -114,8 +114,7 @@ def check_config(cfg: Config) -> None:
         if key in (*TOP_KEYS, *TOOL_KEYS):
             for spot in walk(step(root, key)):
                 _check_spot(spot)
-    for name, optimizer in optimizers(cfg):
-        _check_momentum(f"{name}.momentum", optimizer.get("momentum", 0))
+    check_values(cfg)
     if "type" in (cfg.get("model") or {}):
         _check_masker(cfg)
     _check_schedule(cfg)
@@ -137,22 +136,6 @@ def _check_schedule(cfg: Config) -> None:
                 "epochs is over: train longer, or give param_scheduler another warm-up, such as "
                 f"param_scheduler.{number - 1}.end=1 param_scheduler.{number}.begin=1"
             )
-
-
-def optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:
-    """The settings of each optimizer of a config, with their dotted path."""
-    if cfg.get("optim_wrapper"):
-        for spot in walk(step(root_of(cfg), "optim_wrapper")):
-            if spot.path[-1] == "optimizer" and isinstance(spot.value, dict):
-                yield spot.name, spot.value
-
-
-def _check_momentum(name: str, value: Any) -> None:
-    if not is_number(value, 0, 1) or value == 1:
-        raise InputError(
-            f"{name} is the share of the former steps that goes into the next, at least 0 and "
-            f"below 1 (usually 0.9), got {value!r}: the weights would grow beyond all limits"
-        )
 
 
 def _check_masker(cfg: Config) -> None:

@@ -10,13 +10,28 @@ from mmsalmask.config.checking import TOOL_KEYS, TOP_KEYS, accepted_by
 from mmsalmask.config.spots import Spot, root_of, step, walk
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.errors import InputError
+from mmsalmask.shipped import CONFIGS
+
+
+def config_file(name: str | Path) -> Path:
+    """The file that a config argument names; ``mmsalmask::demo/…`` lies in the package."""
+    package, mark, inner = str(name).partition("::")
+    return CONFIGS / inner if mark and package == "mmsalmask" else Path(name)
+
+
+def _spelled(file: Path) -> str:
+    """What a user writes for a config file."""
+    if file.is_relative_to(CONFIGS):
+        return f"mmsalmask::{file.relative_to(CONFIGS)}"
+    return str(file)
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config file and merge the options of the command line into it.
 
     Args:
-        path: A config file (``.py``, ``.yaml``, ``.yml``, ``.json``).
+        path: A config file (``.py``, ``.yaml``, ``.yml``, ``.json``), or ``mmsalmask::`` and one
+            of this package.
         options: What ``mmengine.DictAction`` made of ``--cfg-options``: dotted path → value. A
             number in a path counts into a list (``train_pipeline.0.scale``).
 
@@ -49,13 +64,13 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
 
 def _read(path: str) -> Config:
-    file = Path(path)
+    file = config_file(path)
     if not file.is_file():
         raise InputError(_missing_file(file))
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
     try:
-        return Config.fromfile(path)
+        return Config.fromfile(str(file))
     except SyntaxError as error:
         file = (_files_being_read(error) or [path])[-1]
         line = f", line {error.lineno}" if error.lineno else ""
@@ -96,15 +111,17 @@ def _files_being_read(error: BaseException) -> list[str]:
 
 def _missing_file(file: Path) -> str:
     kind = "a folder, not a config file" if file.is_dir() else "not there"
-    return f"config '{file}' is {kind}{ask(_nearest_files(file))}"
+    return f"config '{_spelled(file)}' is {kind}{ask(_nearest_files(file))}"
 
 
 def _nearest_files(file: Path) -> list[str]:
     """Return up to three config files with the nearest names, its own folder's before others."""
     folder = file if file.is_dir() else file.parent
-    near = nearest(file.name, {p.name: str(p) for p in sorted(folder.glob("*.py"))}, count=3)
-    everywhere = {p.name: str(p) for p in sorted(Path("configs").rglob("*.py"))}
-    return near or nearest(file.name, everywhere, count=3)
+    near = nearest(file.name, {p.name: _spelled(p) for p in sorted(folder.glob("*.py"))}, count=3)
+    for configs in (Path("configs"), CONFIGS):
+        everywhere = {p.name: _spelled(p) for p in sorted(configs.rglob("*.py"))}
+        near = near or nearest(file.name, everywhere, count=3)
+    return near
 
 
 # --------------------------------------------------------------------------------------- options

@@ -1,5 +1,6 @@
 """Any folder of images, with a small tolerance for broken ones."""
 
+import logging
 import math
 import os
 from collections import Counter
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from mmpretrain.datasets import BaseDataset
+from torch.utils.data import Dataset
 
 from mmsalmask.checks import check_flag, check_part, is_integer
 from mmsalmask.datasets.fingerprint import fingerprint_of
@@ -47,6 +49,10 @@ class ImageFolder(BaseDataset):
         indices: use the first so many images only, or these.
         test_mode: raise on a broken image instead of replacing it.
         lazy_init: search the folder at the first use instead of now.
+
+    Attributes:
+        found: how many images there are, of which ``indices`` or a split may use a part.
+        skipped: a count of the files with other extensions, by extension.
 
     Raises:
         InputError: the folder is missing, not readable, empty or without images, or with_label
@@ -90,9 +96,10 @@ class ImageFolder(BaseDataset):
         if self.with_label:
             self._refuse_loose_images()
             return self.load_labelled(_subfolders(self.data_root))
-        paths, others = _find_images([self.data_root], self.extensions)
+        paths, self.skipped = _find_images([self.data_root], self.extensions)
         if not paths:
-            raise InputError(self._no_images(others))
+            raise InputError(self._no_images(self.skipped))
+        self.found = len(paths)
         return [{"img_path": path} for path in paths]
 
     def load_labelled(self, classes: Sequence[str]) -> list[dict]:
@@ -102,8 +109,8 @@ class ImageFolder(BaseDataset):
         ]
         if not any(paths for paths, _ in found):
             raise InputError(
-                f"{self.data_root} has no class subfolders with images: with_label=True needs "
-                f"{os.path.join(self.data_root, '<class>', '<image>')}"
+                f"{self.data_root} has no class subfolders with images: "
+                f"{_how_to_label(self.data_root)}"
             )
         empty = [name for name, (paths, _) in zip(classes, found, strict=True) if not paths]
         if empty:
@@ -112,6 +119,8 @@ class ImageFolder(BaseDataset):
                 "is a class: remove them or add images"
             )
         self._metainfo["classes"] = tuple(classes)
+        self.found = sum(len(paths) for paths, _ in found)
+        self.skipped = sum((others for _, others in found), Counter())
         return [
             {"img_path": path, "gt_label": label}
             for label, (paths, _) in enumerate(found)
@@ -127,17 +136,25 @@ class ImageFolder(BaseDataset):
         if loose:
             raise InputError(
                 f"{some_names(sorted(loose))} lie in {self.data_root} itself and have no class: "
-                "with_label=True needs every image in the subfolder of its class"
+                f"{_how_to_label(self.data_root)}"
             )
 
     def _no_images(self, others: Counter) -> str:
         if not others:
             return f"image folder {self.data_root} is empty: {_HOW_TO_SET}"
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
         return (
             f"image folder {self.data_root} has no images: looked for "
-            f"{' '.join(self.extensions)} and found {kinds} instead"
+            f"{' '.join(self.extensions)} and found {_kinds(others)} instead"
         )
+
+    def tell(self, logger: logging.Logger) -> None:
+        """Log how many images there are, how many are used and, as a warning, what is skipped."""
+        self.full_init()
+        told = f"{self.data_root}: found {self.found} images, uses {len(self)}"
+        if self.skipped:
+            logger.warning(f"{told}, skips {_kinds(self.skipped)}: no kind of image that is read")
+        else:
+            logger.info(told)
 
     def full_init(self) -> None:
         """Search the folder, once."""
@@ -262,6 +279,15 @@ class ImageFolder(BaseDataset):
         return [f"Image folder: \t{self.data_root}"]
 
 
+def image_folders(dataset: Dataset) -> Iterator[ImageFolder]:
+    """Those that a dataset consists of: itself, or what wrappers hold as dataset or datasets."""
+    if isinstance(dataset, ImageFolder):
+        yield dataset
+    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
+    for part in inner:
+        yield from image_folders(part)
+
+
 def check_root(data_root: Any) -> str | os.PathLike | None:
     """The path, if it is one, or none at all."""
     if not isinstance(data_root, str | os.PathLike | None):
@@ -286,14 +312,23 @@ def _check_indices(indices: Any) -> None:
         )
 
 
-def check_folder(folder: str) -> None:
-    """Refuse a folder that is not given, missing, or a file."""
+def check_folder(folder: str, advice: str = _HOW_TO_SET) -> None:
+    """Refuse a folder that is not given, missing, or a file, with advice where it is set."""
     if not folder:
-        raise InputError(f"no image folder is given: {_HOW_TO_SET}")
+        raise InputError(f"no image folder is given: {advice}")
     if not os.path.exists(folder):
-        raise InputError(f"image folder {folder} does not exist: {_HOW_TO_SET}")
+        raise InputError(f"image folder {folder} does not exist: {advice}")
     if not os.path.isdir(folder):
-        raise InputError(f"{folder} is a file, not a folder of images: {_HOW_TO_SET}")
+        raise InputError(f"{folder} is a file, not a folder of images: {advice}")
+
+
+def _how_to_label(folder: str) -> str:
+    path = os.path.join(folder, "<class>", "<image>")
+    return f"labels need every image in a subfolder named after its class, {path}"
+
+
+def _kinds(files: Counter) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in files.most_common(5))
 
 
 def _list_folder(folder: str) -> list[os.DirEntry]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.transforms import BaseTransform
 from mmpretrain.datasets import PackInputs
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from mmsalmask.checks import check_integer
@@ -28,6 +28,8 @@ _FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+if "avif" in features.get_supported():  # by Pillow's wheels from 11.3 on
+    _FORMATS["AVIF"] = (".avif",)
 EXTENSIONS = tuple(sorted(extension for group in _FORMATS.values() for extension in group))
 
 _ORIENTATION_TAG = 0x0112
@@ -105,6 +107,16 @@ def read_whole(path: str | os.PathLike, size: int) -> tuple[Tensor, tuple[int, i
         rgb = torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)
     square = F.interpolate(rgb[None], (size, size), mode="bicubic", antialias=True)[0]
     return square.flip(0), full
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width as the file's header states them, before any turn to be upright.
+
+    Raises:
+        BrokenImage: the header cannot be read.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """What becomes of the images that could not be read."""
 
-from collections.abc import Iterator
-
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmsalmask.checks import check_integer, check_share
-from mmsalmask.datasets.image_folder import ImageFolder
+from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.loading import why_broken
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
@@ -78,22 +76,14 @@ class BrokenImagesHook(Hook):
             )
 
 
-def _image_folders(dataset: Dataset) -> Iterator[ImageFolder]:
-    if isinstance(dataset, ImageFolder):
-        yield dataset
-    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    for part in inner:
-        yield from _image_folders(part)
-
-
 def _count_images(dataset: Dataset) -> int:
-    return sum(len(folder) for folder in _image_folders(dataset))
+    return sum(len(folder) for folder in image_folders(dataset))
 
 
 def _broken_anywhere(dataset: Dataset) -> list[str]:
     """The paths of the images that any process of the run has marked, on all of them the same."""
     paths = []
-    for folder in _image_folders(dataset):
+    for folder in image_folders(dataset):
         marks = folder.broken.clone()
         all_reduce(marks, op="max")
         # Only ones are written, and only there: a worker may mark another image at this moment.

@@ -26,7 +26,7 @@ from mmsalmask.config import check_config, optimizers
 from mmsalmask.datasets import fingerprint
 from mmsalmask.engine.draws import unseeded
 from mmsalmask.engine.ownership import owned
-from mmsalmask.engine.paths import check_data_paths
+from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
 from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
 from mmsalmask.engine.terminal import QuietRunner
@@ -187,7 +187,8 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
 
     Raises:
         InputError: for whatever :func:`mmsalmask.config.check_config` and
-            :func:`mmsalmask.engine.paths.check_data_paths` refuse, for persistent
+            :func:`mmsalmask.engine.paths.check_data_paths` refuse, for a checkpoint that cannot
+            be downloaded, for persistent
             workers without workers, for ``AmpOptimWrapper`` without a GPU, for a work directory
             that cannot be written, for a missing, damaged or unsafe file that the model starts
             from, or one of another architecture, for a ``load_from`` whose tensors are not those
@@ -195,6 +196,7 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
     """
     check_config(config)
     check_data_paths(config, _LOADERS[2:] if testing else _LOADERS[:2])
+    fetch_checkpoints(config, testing)
     for name in _LOADERS:
         loader = config.get(name) or {}
         if loader.get("persistent_workers") and not loader.get("num_workers"):

@@ -1,9 +1,13 @@
-"""Whether the data that a config names is there."""
+"""Whether the data and the checkpoints that a config names are there."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
+from mmsalmask.checkpoint import local_file
+from mmsalmask.config.spots import root_of, step, walk
 from mmsalmask.errors import InputError
 
 
@@ -25,6 +29,32 @@ def check_data_paths(config: Mapping[str, Any], loaders: Iterable[str]) -> None:
         for key in (loader, loader.replace("dataloader", "evaluator")):
             for where, part in _parts(config.get(key), key):
                 _check(where, part)
+
+
+def fetch_checkpoints(config: Config, testing: bool = False) -> None:
+    """Download what a config's model starts from, where it is named by an address.
+
+    Whoever loads it, mmengine too, finds it in torch's hub folder then.
+
+    Args:
+        config: of a run.
+        testing: what the model once started from need not be there.
+
+    Raises:
+        InputError: it cannot be downloaded; names the config's key.
+    """
+    root = root_of(config)
+    tops = [key for key in ("model", "data_preprocessor", "load_from") if config.get(key)]
+    for spot in (spot for key in tops for spot in walk(step(root, key))):
+        named = spot.path[-1] in ("checkpoint", "load_from") and str(spot.value)
+        if not named or not named.startswith(("http://", "https://", "torchvision://")):
+            continue
+        if testing and isinstance(spot.outer, dict) and spot.outer.get("type") == "Pretrained":
+            continue
+        try:
+            local_file(named)
+        except InputError as error:
+            raise InputError(f"{spot.name}: {error}") from error
 
 
 def _parts(value: Any, where: str) -> Iterator[tuple[str, dict]]:

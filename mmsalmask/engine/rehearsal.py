@@ -1,5 +1,11 @@
-"""Two images through everything, before the first step: what does not fit together shows here."""
+"""Two images through everything, before the first step: what does not fit together shows here.
 
+So does what fits, but badly: how many images there are, and sizes that are far apart.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 
 import cv2
@@ -8,12 +14,17 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from mmsalmask.datasets.image_folder import ImageFolder, image_folders
 from mmsalmask.datasets.in_memory import resident_datasets
+from mmsalmask.datasets.loading import BrokenImage, image_size
 from mmsalmask.engine.draws import unseeded
 from mmsalmask.engine.randomness import kept_random_state
 from mmsalmask.errors import InputError
+from mmsalmask.masking import SaliencyMasker
 from mmsalmask.models import MaskingDataPreprocessor
 
+_PIXELS_PER_PATCH = 2
+_LOOKED_AT = 64
 # What sizes that do not fit, and memory that does not suffice, end in.
 _MISFITS = (RuntimeError, ValueError, MemoryError, cv2.error)
 
@@ -25,6 +36,9 @@ def rehearse(runner) -> None:
     other dimensions than the embeddings, is wrong only beside another. Weights, buffers and random
     states are afterwards what they were, so that training does not notice.
 
+    The images found, used and skipped are logged. Views that leave a patch of the masker's grid
+    less than two pixels a side, and images less than half as large as the views, are warned about.
+
     Only models with a ``mmsalmask.MaskingDataPreprocessor`` are rehearsed. Images that the device
     will hold are not there yet, and encoders that are compiled would be compiled for two images:
     those runs meet a misfit at their first step.
@@ -35,12 +49,17 @@ def rehearse(runner) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     loader = runner.train_loop.dataloader
     dataset = unseeded(loader.dataset)
-    if (
-        not isinstance(model.data_preprocessor, MaskingDataPreprocessor)
-        or isinstance(dataset, IterableDataset)
-        or any(resident_datasets(dataset))
-        or runner.cfg.get("compile_encoders")
-    ):
+    folders = list(image_folders(dataset))
+    for folder in folders:
+        folder.tell(runner.logger)
+    preprocessor = model.data_preprocessor
+    masked = isinstance(preprocessor, MaskingDataPreprocessor)
+    if not masked or isinstance(dataset, IterableDataset):
+        return
+    if preprocessor.augment is not None:
+        size = preprocessor.augment.views[0].size
+        _warn_of_sizes(runner.logger, (size, size), preprocessor.masker, folders)
+    if any(resident_datasets(dataset)) or runner.cfg.get("compile_encoders"):
         return
     with kept_random_state(), torch.no_grad():
         try:
@@ -48,6 +67,9 @@ def rehearse(runner) -> None:
             images = [dataset[0], dataset[len(dataset) - 1]]
             # BatchNorm in groups wants two images for each.
             batch = loader.collate_fn(images * getattr(model, "bn_splits", 1))
+            if preprocessor.augment is None:
+                view = batch["inputs"][0].shape[-2:]
+                _warn_of_sizes(runner.logger, view, preprocessor.masker, folders)
             loss = _loss(model, batch)
         except InputError:
             raise
@@ -62,6 +84,37 @@ def rehearse(runner) -> None:
             f"the loss of the first images is {loss.item()} before anything was learned: look for "
             "a setting far from its usual value, or for such weights in what the run starts from"
         )
+
+
+def _warn_of_sizes(
+    logger: logging.Logger,
+    view: Sequence[int],
+    masker: SaliencyMasker | None,
+    folders: Sequence[ImageFolder],
+) -> None:
+    """Warn where views (rows, columns) are small for the patch grid, or large for the images."""
+    if masker is not None and any(
+        side < _PIXELS_PER_PATCH * cells for side, cells in zip(view, masker.grid, strict=True)
+    ):
+        logger.warning(
+            f"a patch of the {masker.grid[0]}x{masker.grid[1]} grid has less than "
+            f"{_PIXELS_PER_PATCH} pixels a side in views of {view[0]}x{view[1]}: take larger views "
+            "or a smaller model.data_preprocessor.masker.grid"
+        )
+    sides = sorted(side for folder in folders for side in _shorter_sides(folder))
+    if sides and sides[len(sides) // 2] < min(view) / 2:
+        logger.warning(
+            f"the images are far smaller than the views of {view[0]}x{view[1]}: of {len(sides)} "
+            f"looked at, half have no more than {sides[len(sides) // 2]} pixels on the shorter "
+            "side: take smaller views, or larger images"
+        )
+
+
+def _shorter_sides(folder: ImageFolder) -> Iterator[int]:
+    """In pixels, of up to ``_LOOKED_AT`` images spread over a folder."""
+    for index in range(0, len(folder), max(1, len(folder) // _LOOKED_AT)):
+        with suppress(BrokenImage):
+            yield min(image_size(folder.get_data_info(index)["img_path"]))
 
 
 def _loss(model: nn.Module, batch: dict) -> torch.Tensor:

@@ -5,7 +5,9 @@ normalised by the config's preprocessor and, after the high-pass strategy, filte
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -26,9 +28,10 @@ from mmsalmask.checkpoint import (
     typed_parts,
     warn_if_filter_differs,
 )
-from mmsalmask.checks import check_integer
+from mmsalmask.checks import check_device, check_integer
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, PerClassSplit, read_image
+from mmsalmask.datasets.image_folder import check_folder
 from mmsalmask.errors import InputError
 from mmsalmask.masking import high_pass
 from mmsalmask.registry import MODELS
@@ -156,6 +159,20 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
     return len(classes)
 
 
+def count_shared(train: ImageFolder, test: ImageFolder) -> int:
+    """How many test images are files of the training images, whatever links lead there."""
+    known = set(_files(train))
+    return sum(file in known for file in _files(test))
+
+
+def _files(side: ImageFolder) -> Iterator[tuple[int, int]]:
+    """What the file system knows each image by; dangling links are told when they are read."""
+    for index in range(len(side)):
+        with suppress(OSError):
+            status = os.stat(side.get_data_info(index)["img_path"])
+            yield status.st_dev, status.st_ino
+
+
 class LabelledFeatures(NamedTuple):
     """Features (M, D) and (Q, D) of training and test images, float32, and their classes, int64."""
 
@@ -238,21 +255,33 @@ def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
     config = load_config(options.config, options.cfg_options)
     check_config(config)
     # The initialisation of every layer is logged at level INFO, which is no news here.
-    MMLogger.get_instance("evaluation", log_level="WARNING")
+    logger = MMLogger.get_instance("evaluation", log_level="WARNING")
     DefaultScope.get_instance("evaluation", scope_name=config.get("default_scope") or "mmpretrain")
+    for option in ("train", "test"):
+        if getattr(options, option) is not None:
+            check_folder(getattr(options, option), f"give --{option} a folder <class>/<image>")
     sets = labelled_folders(
         options.train, options.test, options.train_per_class, options.seed, options.size
     )
+    for side in sets:
+        side.tell(logger)
+    shared = count_shared(*sets)
+    if shared:
+        logger.warning(
+            f"{shared} of the {len(sets[1])} test images ARE TRAINING IMAGES, too: the accuracies "
+            "will be far too high; give --test images that --train does not have"
+        )
     facts = {
         "checkpoint": options.checkpoint,
         "config": options.config,
         "train_images": len(sets[0]),
         "test_images": len(sets[1]),
         "classes": count_classes(*sets),
+        "shared_images": shared,
         "size": options.size,
         "seed": options.seed,
     }
-    device = torch.device(options.device)
+    device = check_device(options.device)
     backbone = load_backbone(config, options.checkpoint, options.seed).to(device)
     view = EncoderView(config)
     return extract_both(backbone, view, sets, device, options.batch_size, options.workers), facts

@@ -24,11 +24,11 @@ from mmsalmask.evaluation.drawings import (
     precision_recall,
 )
 
+PUBLISHED = Path(__file__).with_name("published")
 SOURCE = (
     "Published rows: Chin et al., WACV 2024 (arXiv 2309.12757), {place}; ResNet-50 pretrained on "
     "ImageNet-100. They were not measured with this code."
 )
-NO_SOURCE = "The published rows are in a checkout, but no part of an installed package."
 TOO_SMALL = (
     "**Too small to compare.** The schedule `small` trains for a few hundred steps on tiny images "
     "with a reduced head. Its figures show that the whole way works and nothing else; published "
@@ -100,30 +100,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def beside_published(
-    table: PublishedTable, folder: Path, facts: Mapping[str, Any], results: Mapping[str, dict]
+    table: PublishedTable, facts: Mapping[str, Any], results: Mapping[str, dict]
 ) -> str:
     """A published table with a row more, that of the results; empty where there is none of them.
 
     Args:
-        folder: where the published tables are; without them the row stands alone.
         facts: as :func:`compose` takes them; they mark the row.
     """
     figures = {key: value for each in results.values() for key, value in each["figures"].items()}
     if not figures.keys() & table.columns.keys():
         return ""
-    rows, file = [], folder / table.file
-    if file.is_file():
-        with file.open(newline="") as stream:
-            rows = [
-                [row["framework"].replace("-", "–"), row["method"], *map(row.get, table.columns)]
-                for row in csv.DictReader(stream)
-            ]
+    with (PUBLISHED / table.file).open(newline="") as stream:
+        rows = [
+            [row["framework"].replace("-", "–"), row["method"], *map(row.get, table.columns)]
+            for row in csv.DictReader(stream)
+        ]
     shown = [f"**{figures[key]:.2f}**" if key in figures else "" for key in table.columns]
     own = "this backbone" + (", too small to compare" if facts["schedule"] == "small" else "")
     text = markdown_table(
         ["framework", "method", *table.columns.values()], [*rows, ["", f"**{own}**", *shown]], 2
     )
-    source = SOURCE.format(place=table.place) if rows else NO_SOURCE
+    source = SOURCE.format(place=table.place)
     marks = ", ".join(str(facts[key]) for key in ("name", "backbone", "commit", "hardware"))
     return f"{text}\n{source}\n\nThis backbone: {marks}, schedule {facts['schedule']}.\n"
 
@@ -133,7 +130,6 @@ def compose(
     results: Mapping[str, dict],
     skipped: Sequence[str],
     pictures: Sequence[Picture],
-    published: Path,
     folder: Path,
 ) -> str:
     """The whole report as Markdown.
@@ -143,17 +139,16 @@ def compose(
         results: by the names of their jobs.
         skipped: a sentence for each task that was not run, or failed.
         pictures: below ``folder``.
-        published: the folder of the published tables.
         folder: that the report is written to.
     """
     sections = [
         ("", TOO_SMALL if facts["schedule"] == "small" else ""),
         ("", _list(facts)),
-        ("Linear evaluation", beside_published(LINEAR, published, facts, results)),
+        ("Linear evaluation", beside_published(LINEAR, facts, results)),
         ("Nearest neighbours", _neighbours(results)),
         (
             "Detection and instance segmentation",
-            beside_published(DETECTION, published, facts, results) + _coco_style(results),
+            beside_published(DETECTION, facts, results) + _coco_style(results),
         ),
         ("Semantic segmentation", _segmentation(results)),
         *((picture.title, _embedded(picture, folder)) for picture in pictures),

@@ -99,13 +99,11 @@ class CachedSaliency:
         Raises:
             InputError: names the first thing that differs.
         """
-        known = self.manifest["localizer"]
-        for key in dict.fromkeys((*known, *identity)):
-            if known.get(key) != identity.get(key):
-                raise InputError(
-                    f"{self.name} was made by another localizer ({key}: {known.get(key)}, here "
-                    f"{identity.get(key)}): make it anew with tools/cache_saliency.py"
-                )
+        if different := what_differs(self.manifest["localizer"], identity):
+            raise InputError(
+                f"{self.name} was made by another localizer ({different}): make it anew with "
+                "tools/cache_saliency.py"
+            )
 
     def check_normalisation(self, normalisation: Mapping[str, Any]) -> None:
         """Refuse a preprocessor that gives the localizer other images than the cache's had.
@@ -125,6 +123,15 @@ class CachedSaliency:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, maps={tuple(self.maps.shape)})"
+
+
+def what_differs(known: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """The first thing in which two localizers differ, empty if none; of weights no digests."""
+    for key in dict.fromkeys((*known, *identity)):
+        if known.get(key) != identity.get(key):
+            values = f"{known.get(key)}, here {identity.get(key)}"
+            return f"{key}: {'others' if key == 'weights' else values}"
+    return ""
 
 
 def cut(maps: Tensor, box: Tensor, flip: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Folders as they are found in the wild: damaged files, every kind of image, links, odd names."""
 
 import copy
+import logging
 import os
 import pickle
 import shutil
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmsalmask.datasets import BrokenImage, ImageFolder, ImageNet100, LoadImage
+from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.imagenet100 import _IDS
 from mmsalmask.errors import InputError
 
@@ -344,6 +346,22 @@ def test_a_folder_that_cannot_work_is_one_clear_sentence(tmp_path, names, option
     with pytest.raises(InputError, match=sentence) as caught:
         ImageFolder(folder_of(tmp_path, *names), LOAD, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_found_used_and_skipped_is_told_by_kind(tmp_path, caplog):
+    logger = logging.getLogger("told")
+    root = folder_of(tmp_path, "a/x.png", "a/y.jpg", "b/z.PNG", "b/v.heic", "a/w.HEIC", "a/n.txt")
+    told = f"{root}: found 3 images, uses "
+    skipped = ", skips 2 .heic, 1 .txt: no kind of image that is read"
+    caplog.set_level(logging.INFO, "told")
+    for options in ({}, {"with_label": True}):
+        ImageFolder(root, LOAD, **options).tell(logger)
+        assert caplog.record_tuples.pop() == ("told", logging.WARNING, f"{told}3{skipped}")
+    for name in ("b/v.heic", "a/w.HEIC", "a/n.txt"):
+        (tmp_path / name).unlink()
+    (folder,) = image_folders(RepeatDataset(ImageFolder(root, LOAD, indices=2), 2))
+    folder.tell(logger)
+    assert caplog.record_tuples.pop() == ("told", logging.INFO, f"{told}2")
 
 
 def test_a_folder_that_is_missing_a_file_or_not_given_is_one_clear_sentence(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
-from mmsalmask.datasets import BrokenImage, LoadImage, loading, read_image, read_whole
+from mmsalmask.datasets import BrokenImage, ImageFolder, LoadImage, loading, read_image, read_whole
 
 WIDTH, HEIGHT = 24, 16
 
@@ -140,6 +140,15 @@ def test_a_transparent_palette_colour_lies_over_white(tmp_path):
     shown = read_rgb(tmp_path / "x.gif")
     assert tuple(shown[2, 1]) == (255, 255, 255)
     assert tuple(shown[0, 0]) == (200, 10, 20)
+
+
+@pytest.mark.skipif("avif" not in features.get_supported(), reason="Pillow here reads no AVIF")
+def test_avif_is_read_where_pillow_reads_it(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "x.avif", quality=100, subsampling="4:4:4")
+    assert np.abs(read_rgb(tmp_path / "x.avif").astype(int) - rgb).mean() < 4
+    assert len(ImageFolder(str(tmp_path))) == 1
+    (tmp_path / "x.avif").write_bytes((tmp_path / "x.avif").read_bytes()[:80])
+    broken(tmp_path / "x.avif")
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png"])

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
-from mmsalmask.engine.paths import check_data_paths
+from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
 from mmsalmask.errors import InputError
 
 LOADERS = ("train_dataloader", "val_dataloader")
@@ -93,3 +94,30 @@ def test_what_looks_for_itself_or_is_elsewhere_is_left_alone(dataset):
 def test_a_dataset_that_downloads_what_is_not_there_is_left_alone():
     dataset = {"type": "MNIST", "data_root": "no/such/folder"}
     check_data_paths({"train_dataloader": {"dataset": dataset}}, LOADERS)
+
+
+def test_a_checkpoint_that_cannot_be_downloaded_is_named_by_its_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    address = "http://127.0.0.1:9/net.pth"
+    start = {"init_cfg": {"type": "Pretrained", "checkpoint": address}}
+    localizer = {"masker": {"localizer": {"type": "BackboneSaliency", "checkpoint": address}}}
+    settings = {
+        "model.backbone.init_cfg.checkpoint": {"model": {"backbone": start}},
+        "model.data_preprocessor.masker.localizer.checkpoint": {
+            "model": {"data_preprocessor": localizer}
+        },
+        "load_from": {"load_from": address},
+    }
+    for key, config in settings.items():
+        with pytest.raises(InputError) as caught:
+            fetch_checkpoints(Config(config))
+        assert str(caught.value).startswith(f"{key}: could not download {address} (")
+    fetch_checkpoints(Config({"model": {"backbone": start}}), testing=True)
+    unknown = {**start["init_cfg"], "checkpoint": "torchvision://resnet51"}
+    with pytest.raises(InputError, match="checkpoint: torchvision has no weights named 'resnet51'"):
+        fetch_checkpoints(Config({"model": {"init_cfg": unknown}}))
+    file = tmp_path / "hub" / "checkpoints" / "net.pth"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    fetch_checkpoints(Config(settings["load_from"]))

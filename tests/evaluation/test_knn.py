@@ -11,6 +11,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
@@ -322,6 +323,60 @@ def test_the_tool_votes_with_several_numbers_of_neighbours(tool, capsys, shapes,
     assert result["by_k"] == dict(zip(("7", "1", "24"), singly, strict=True))
     assert (result["top1"], result["k"]) == (singly[0]["top1"], 7)
     assert [f"(k={k}," in line for k, line in zip((7, 1, 24), out.splitlines(), strict=True)]
+
+
+def test_the_tool_says_that_test_images_are_training_images(
+    tool, capsys, tmp_path, shapes, config_file, monkeypatch
+):
+    (tmp_path / "same").symlink_to(shapes / "train")
+    for label in ("bars", "disk"):
+        (tmp_path / "overlap" / label).mkdir(parents=True)
+        for side in ("train", "test"):
+            for image in sorted((shapes / side / label).iterdir())[:2]:
+                (tmp_path / "overlap" / label / f"{side}_{image.name}").symlink_to(image)
+    report = tmp_path / "knn.json"
+    words = ("none", "--train", shapes / "train", "--size", 32, "--workers", 0, "--json", report)
+    tests = {"test": 0, shapes / "train": 24, tmp_path / "same": 24, tmp_path / "overlap": 4}
+    for folder, shared in tests.items():
+        # A logger writes to where it was made: into another test's output.
+        monkeypatch.setattr(MMLogger, "_instance_dict", MMLogger._instance_dict.copy())
+        MMLogger._instance_dict.pop("evaluation", None)
+        status, *told = run(tool, capsys, config_file, *words, "--test", shapes / folder)
+        result = json.loads(report.read_text())
+        assert (status, result["shared_images"]) == (0, shared)
+        sentence = f"{shared} of the {result['test_images']} test images ARE TRAINING IMAGES"
+        assert (sentence in "".join(told)) is (shared > 0)
+
+
+def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
+    tool, capsys, tmp_path, shapes, config_file
+):
+    words = (config_file, "none", "--size", 32)
+    for option, other in (("train", "test"), ("test", "train")):
+        given = (f"--{option}", tmp_path / "nope", f"--{other}", shapes / other)
+        status, _, err = run(tool, capsys, *words, *given)
+        assert status == 2
+        assert err == (
+            f"error: image folder {tmp_path}/nope does not exist: give --{option} a folder "
+            "<class>/<image>\n"
+        )
+    flat = shapes / "train" / "bars"
+    status, _, err = run(tool, capsys, *words, "--train", flat, "--train-per-class", 2)
+    assert status == 2
+    assert err.endswith(
+        f"lie in {flat} itself and have no class: labels need every image in a subfolder named "
+        f"after its class, {flat}/<class>/<image>\n"
+    )
+
+
+@pytest.mark.parametrize("device", ["gpuuu", "cuda"])
+def test_the_tool_refuses_a_device_that_is_not_there(tool, capsys, shapes, config_file, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is there")
+    words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32)
+    status, _, err = run(tool, capsys, config_file, "none", *words, "--device", device)
+    told = f"error: --device {device}: this machine has no such device for PyTorch, but cpu"
+    assert (status, err.startswith(told), err.count("\n")) == (2, True, 1)
 
 
 def test_the_tool_splits_one_folder_by_the_seed(tool, capsys, tmp_path, shapes, config_file):

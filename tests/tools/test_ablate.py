@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.errors import InputError
+from mmsalmask.shipped import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +71,20 @@ def run(place: Path, *words: str, plan: str = "plan.yml") -> dict:
         ]
     )
     return json.loads((place / "out" / "results.json").read_text())
+
+
+def test_plans_and_rows_may_be_those_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "mmsalmask::demo/mocov2_resnet18_demo.py"
+    plan = write(tmp_path, {"rows": [{"name": "plain", "config": name}]})
+    (row,) = ablate.read_plan(plan)
+    assert Path(row.config) == CONFIGS / "demo/mocov2_resnet18_demo.py"
+    words = ["mmsalmask::ablations/strategies.yml", "--data", "photos"]
+    options = ablate.parse_arguments(words)
+    assert options.work_dir == Path("work_dirs/strategies")
+    rows = ablate.read_plan(options.plan)
+    assert len(rows) > 3
+    assert all(Path(row.config).is_file() for row in rows)
 
 
 def test_an_interrupted_plan_goes_on_where_it_stopped(place):
@@ -159,7 +174,7 @@ def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, 
     rows = [*PLAN["rows"], {"name": "last", "overrides": ["model.queue_length=3"]}]
     write(place, {**PLAN, "rows": rows}).rename(place / "wrong.yml")
     with pytest.raises(SystemExit) as caught:
-        run(place, "--out", str(place / "wrong"), plan="wrong.yml")
+        run(place, "--work-dir", str(place / "wrong"), plan="wrong.yml")
     assert caught.value.code == 2
     assert "row 'last': no config key 'model.queue_length'" in capsys.readouterr().err
     assert not (place / "wrong").exists()
@@ -172,7 +187,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
     ]
     write(place, {**PLAN, "rows": rows}).rename(place / "part.yml")
     with pytest.raises(SystemExit) as caught:
-        run(place, "--out", str(place / "part"), plan="part.yml")
+        run(place, "--work-dir", str(place / "part"), plan="part.yml")
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert "1 of the runs failed: cannot, seed 0: train.py ended with status 2: error:" in error

@@ -213,6 +213,16 @@ def test_a_finished_cache_is_not_made_again_and_no_other_is_overwritten(place):
     assert (again.status, again.out.splitlines()[-1]) == (0, f"{out} is complete")
     other = make(place, out, "--size", "64").sentence()
     assert "is a cache of another size (48, here 64): choose another --out" in other
+    mixed = place / "two"
+    if not mixed.exists():
+        mixed.mkdir()
+        for name in ("00.png", "01.png"):
+            shutil.copy(place / "images" / name, mixed)
+    other = make(place, out, data_root=mixed).sentence()
+    assert other == (
+        f"{out} is a cache of other images ({IMAGES} of them, here 2): choose another --out, or "
+        "delete that file"
+    )
     foreign = place / "net.pth"
     assert "is no saliency cache" in make(place, foreign).sentence()
     assert out.stat() == before

@@ -97,7 +97,7 @@ def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tool, tmp_p
         [
             CONFIG,
             str(work_dir / "epoch_2.pth"),
-            "--out",
+            "--work-dir",
             str(out),
             "--images",
             "2",
@@ -109,7 +109,7 @@ def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tool, tmp_p
     measured = json.loads((out / "metrics.json").read_text())
     table = (out / "table3.md").read_text()
     lines = table.splitlines()
-    with tool.PUBLISHED.open(newline="") as file:
+    with tool.TABLE.open(newline="") as file:
         published = list(csv.DictReader(file))
     for line, row in zip(lines[2:], published, strict=False):
         assert line == f"| {' | '.join(row.values())} |"

@@ -233,6 +233,20 @@ def test_an_export_says_which_backbones_it_starts_and_mmsegs_deep_stem_is_none(
     assert not mmseg.ResNet(depth=50).load_state_dict(state, strict=False).missing_keys
 
 
+def test_a_full_or_read_only_disk_is_told_in_a_sentence(export, pretrained, small_disk):
+    out = small_disk / "backbone.pth"
+    for reason in ("No space left on device", "Read-only file system"):
+        for file in (out, out.with_suffix(".safetensors")):
+            status, _, errors = export(pretrained[0], "-o", file)
+            assert (status, errors) == (
+                2,
+                f"error: could not write {file} ({reason}): make room or give permission, or name "
+                "another file\n",
+            )
+        assert list(small_disk.iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+
 def test_a_caffe_style_resnet_is_not_passed_off_as_torchvisions(export, tmp_path):
     config = "model = dict(type='MoCo', backbone=dict(type='ResNet', depth=18, style='caffe'))"
     state = {f"backbone.{name}": value for name, value in ResNet(18).state_dict().items()}

@@ -105,7 +105,7 @@ MISTAKES = {
     "empty folder": ({"data_root": "{place}/empty"}, "image folder {place}/empty is empty"),
     "no images": (
         {"data_root": "{place}/texts"},
-        "image folder {place}/texts has no images: looked for .bmp",
+        "image folder {place}/texts has no images: looked for .",
     ),
     "misspelt option": (
         {"model.queue_length": 5},
@@ -237,6 +237,35 @@ def test_masks_that_an_algorithm_has_no_use_for_are_refused(place, config, optio
     file = DEMO.with_name(f"{config}.py")
     assert run(place, work="refused", config=file, **options).sentence().startswith(sentence)
     assert not list((place / "refused").rglob("*.pth"))
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("pytorch", "RANK"), ("slurm", "SLURM_PROCID")])
+def test_a_launcher_that_did_not_start_the_process_is_refused(
+    place, monkeypatch, launcher, variable
+):
+    monkeypatch.delenv(variable, raising=False)
+    told = run(place, "--launcher", launcher, work="launched").sentence()
+    assert told.startswith(f"--launcher {launcher}: there is no {variable} in the environment")
+    assert "start it by tools/" in told
+
+
+def test_training_tells_what_it_skips_and_sizes_that_do_not_fit(place):
+    """At the same time as what it does not: the images are fine for views of 32 pixels."""
+    shutil.copytree(place / "images", place / "mixed")
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (place / "mixed" / name).touch()
+    mixed = place / "mixed"
+    found = f"WARNING - {mixed}: found 8 images, uses 8, skips 2 .heic, 1 .txt"
+    patches = "a patch of the 7x7 grid has less than 2 pixels a side in views of 12x12"
+    small = (
+        "the images are far smaller than the views of 80x80: of 8 looked at, half have no more "
+        "than 32 pixels on the shorter side"
+    )
+    for size, sentences in ((32, {found}), (12, {found, patches}), (80, {found, small})):
+        done = run(place, work=f"sizes_{size}", **{"data_root": mixed, SCALE: size})
+        assert done.status == 0, done.err
+        lines = done.out + done.err
+        assert {told for told in (found, patches, small) if told in lines} == sentences
 
 
 def test_a_misspelt_key_of_a_config_is_named_with_the_right_one(place):

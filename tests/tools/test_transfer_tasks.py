@@ -138,7 +138,7 @@ def run(place: Path, *words: str) -> dict:
         [
             str(place / "run" / "epoch_3.pth"),
             *("--schedule", "small", "--train-per-class", "5", "--seed", "1"),
-            *("--data-root", str(place / "data"), "--out", str(place / "out"), *words),
+            *("--data-root", str(place / "data"), "--work-dir", str(place / "out"), *words),
         ]
     )
     return json.loads((place / "out" / "results.json").read_text())["results"]
@@ -211,21 +211,21 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
 
     with pytest.raises(SystemExit):
         run(place, "--tasks", "linear", "--seed", "2")
-    assert "holds a run with seed = 1, not 2: choose another --out" in capsys.readouterr().err
+    assert "holds a run with seed = 1, not 2: choose another --work-dir" in capsys.readouterr().err
 
 
 def test_a_task_that_is_named_needs_its_data_before_anything_is_written(place, calls, capsys):
     with pytest.raises(SystemExit) as caught:
-        run(place, "--tasks", "knn,coco", "--out", str(place / "none"))
+        run(place, "--tasks", "knn,coco", "--work-dir", str(place / "none"))
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error == f"error: --tasks coco: coco: there is no folder {place / 'data' / 'coco'}\n"
     wrong = str(place / "data" / "VOCdevkit")
     with pytest.raises(SystemExit):
-        run(place, "--tasks", "coco", "--out", str(place / "none"), "--data", f"coco={wrong}")
+        run(place, "--tasks", "coco", "--work-dir", str(place / "none"), "--data", f"coco={wrong}")
     assert "there is no " in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run(place, "--data-root", str(place), "--out", str(place / "none"))
+        run(place, "--data-root", str(place), "--work-dir", str(place / "none"))
     assert "there is no data for any task below" in capsys.readouterr().err
     assert not (place / "none").exists()
     assert not calls
@@ -256,7 +256,7 @@ def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypa
 
     monkeypatch.setattr(transfer, "run_features", fail)
     with pytest.raises(SystemExit) as caught:
-        run(place, "--tasks", "linear,knn", "--out", str(place / "part"))
+        run(place, "--tasks", "linear,knn", "--work-dir", str(place / "part"))
     assert caught.value.code == 2
     wanted = "error: 1 of the jobs failed: knn-caltech101: the neighbours have moved\n"
     assert capsys.readouterr().err.endswith(wanted)

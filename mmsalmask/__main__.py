@@ -1,0 +1,63 @@
+"""``mmsalmask <command> …``: all tools under one name, wherever the package is installed.
+
+``mmsalmask train CONFIG`` is ``python tools/train.py CONFIG``, and ``python -m mmsalmask train``
+the same for launchers: ``torchrun --nproc-per-node 4 -m mmsalmask train … --launcher pytorch``.
+"""
+
+import ast
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from mmsalmask import __version__
+from mmsalmask.shipped import TOOLS
+
+COMMANDS = {
+    "demo": "demo",
+    "train": "train",
+    "test": "test",
+    "knn": "knn",
+    "linear": "linear",
+    "transfer": "transfer",
+    "depth": "depth_report",
+    "masks": "browse_masks",
+    "cache": "cache_saliency",
+    "export": "export_backbone",
+    "ablate": "ablate",
+    "data": "prepare_data",
+}
+
+
+def usage() -> str:
+    """What there is, a command in a line."""
+    lines = ["usage: mmsalmask COMMAND …   (mmsalmask COMMAND --help tells more)", ""]
+    for command, tool in COMMANDS.items():
+        source = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
+        lines.append(f"  {command:<10}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+    return "\n".join([*lines, "", "A CONFIG is a file, or one of this package: mmsalmask::demo/…"])
+
+
+def run(tool: Path) -> None:
+    """Run a script as the main module. ``runpy`` would put its file's name into ``sys.argv``."""
+    module = ModuleType("__main__")
+    module.__file__ = str(tool)
+    sys.modules["__main__"] = module  # where worker processes look for its classes
+    exec(compile(tool.read_text(encoding="utf-8"), tool, "exec"), vars(module))
+
+
+def main() -> None:
+    """Run the tool that the first argument names, with the others."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help", "--version"):
+        print(f"mmsalmask {__version__}" if command == "--version" else usage())
+    elif command in COMMANDS:
+        sys.argv = [f"mmsalmask {command}", *words]
+        run(TOOLS / f"{COMMANDS[command]}.py")
+    else:
+        # Nothing heavy is imported for this: it is there at once.
+        print(f"error: no command '{command}': give one of {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Whether the values that mmengine and torch take as they are can work at all.
+
+Parts of this project check their own settings when they are built; these would end in a traceback
+from inside of a library, or in a run that learns nothing.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+from mmsalmask.checks import check_integer, is_integer, is_number
+from mmsalmask.config.registries import resolve
+from mmsalmask.config.spots import Spot, root_of, step, walk
+from mmsalmask.errors import InputError
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LEVELS = [logging.getLevelName(level) for level in range(10, 51, 10)]
+
+
+def check_values(cfg: Config) -> None:
+    """Refuse values of a config that cannot work, before anything is built.
+
+    Raises:
+        InputError: With the dotted path of the first one, and what it has to be.
+    """
+    if "model" in cfg and not isinstance(cfg.model, dict):
+        raise InputError(f"model must be a dict with a 'type', got {cfg.model!r}")
+    for path, check in _RULES.items():
+        holder, _, key = path.rpartition(".")
+        section = cfg.get(holder) if holder else cfg
+        if isinstance(section, dict | Config) and section.get(key) is not None:
+            check(path, section[key])
+    logger = (cfg.get("default_hooks") or {}).get("logger") or {}
+    if "interval" in logger:
+        check_integer("default_hooks.logger.interval", logger["interval"])
+    for name, optimizer in optimizers(cfg):
+        _check_momentum(f"{name}.momentum", optimizer.get("momentum", 0))
+        for key in ("lr", "weight_decay"):
+            if key in optimizer:
+                _check_step_size(f"{name}.{key}", optimizer[key])
+    for spot in _parts(cfg, "model"):
+        _check_depth(spot)
+
+
+def optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """The settings of each optimizer of a config, with their dotted path."""
+    for spot in _parts(cfg, "optim_wrapper"):
+        if spot.path[-1] == "optimizer":
+            yield spot.name, spot.value
+
+
+def _parts(cfg: Config, key: str) -> Iterator[Spot]:
+    """All dicts in an entry of the config."""
+    if cfg.get(key) is not None:
+        yield from (s for s in walk(step(root_of(cfg), key)) if isinstance(s.value, dict))
+
+
+def _check_momentum(name: str, value: Any) -> None:
+    if not is_number(value, 0, 1) or value == 1:
+        raise InputError(
+            f"{name} is the share of the former steps that goes into the next, at least 0 and "
+            f"below 1 (usually 0.9), got {value!r}: the weights would grow beyond all limits"
+        )
+
+
+def _check_step_size(name: str, value: Any) -> None:
+    if not is_number(value, 0):
+        raise InputError(f"{name} must be a finite number of at least 0, got {value!r}")
+
+
+def _check_depth(spot: Spot) -> None:
+    """Backbones of the family list the depths that they come in as ``arch_settings``."""
+    name = spot.value.get("type")
+    if "depth" not in spot.value or not isinstance(name, str):
+        return
+    for part in resolve(spot, name):
+        depths = getattr(part, "arch_settings", None)
+        if isinstance(depths, dict) and spot.value["depth"] not in [*depths]:
+            raise InputError(
+                f"{spot.name}.depth is {spot.value['depth']!r}, but {name} comes in depths "
+                f"{', '.join(map(str, depths))}"
+            )
+
+
+def _check_workers(name: str, value: Any) -> None:
+    check_integer(name, value, 0)
+
+
+def _check_seed(name: str, value: Any) -> None:
+    if not is_integer(value, 0) or value >= 2**32:
+        raise InputError(f"{name} must be an integer from 0 to 2**32 - 1, got {value!r}")
+
+
+def _check_level(name: str, value: Any) -> None:
+    if value not in _LEVELS and not is_integer(value, 0):
+        raise InputError(f"{name} must be one of {', '.join(_LEVELS)}, got {value!r}")
+
+
+_RULES: dict[str, Callable[[str, Any], Any]] = {
+    **{f"{loader}.batch_size": check_integer for loader in _LOADERS},
+    **{f"{loader}.num_workers": _check_workers for loader in _LOADERS},
+    "train_cfg.max_epochs": check_integer,
+    "train_cfg.max_iters": check_integer,
+    "train_cfg.val_interval": check_integer,
+    "randomness.seed": _check_seed,
+    "log_level": _check_level,
+}
