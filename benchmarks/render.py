@@ -285,6 +285,22 @@ def study_tuning() -> str:
     return markdown([*header, "mean per class %", "last loss", "commit"], rows)
 
 
+def twin(data: dict) -> str:
+    """A line per way of benchmarks/twin.py: kNN over seeds, and paired differences from ours."""
+    rows, ours = [], data["results"].get("runner", {})
+    for way, runs in data["results"].items():
+        values = [run["top1"] for run in runs.values()]
+        spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+        gaps = [run["top1"] - ours[seed]["top1"] for seed, run in runs.items() if seed in ours]
+        gap = f"{mean(gaps):+.1f}" if gaps and way not in ("runner", "untrained") else ""
+        ends = [run["losses"][-1] for run in runs.values() if run["losses"]]
+        minutes = f"{mean(run['seconds'] for run in runs.values()) / 60:.1f}" if ends else ""
+        loss = f"{mean(ends):.2f}" if ends else ""
+        rows.append([way, str(len(runs)), f"{mean(values):.1f}{spread}", gap, loss, minutes])
+    header = ["trained by", "seeds", "kNN top-1 %", "− runner", "last loss", "minutes"]
+    return markdown(header, rows) + origin(data)
+
+
 def of_the_study(table: Callable[[dict], str]) -> Callable[[], str]:
     return lambda: table(result("study_small.json"))
 
@@ -353,6 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision,
     "study tuning": study_tuning,
     "mask shares": mask_shares,
+    "twin": lambda: twin(result("twin.json")),
 }
 
 

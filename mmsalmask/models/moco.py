@@ -135,7 +135,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         mixture: Mixture | None = None,
     ) -> Any:
         """As of any algorithm of mmpretrain; a mixture is for :meth:`loss`."""
-        if mode == "loss":
+        if mode == "loss" and mixture is not None:
             return self.loss(inputs, data_samples, mixture)
         return super().forward(inputs, data_samples, mode)
 
