@@ -121,7 +121,7 @@ def published_cost() -> dict[str, float]:
 
     What it calls ADIOS with 6 slots is in all likelihood ADIOS-s: see configs/adios/README.md.
     """
-    with open(ROOT / "benchmarks" / "published" / "cost.csv", newline="") as file:
+    with open(PUBLISHED / "cost.csv", newline="") as file:
         return {row["price_list"]: float(row["ratio_to_mocov2"]) for row in csv.DictReader(file)}
 
 
