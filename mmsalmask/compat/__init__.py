@@ -10,6 +10,7 @@ import warnings
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import spec_from_file_location
 from logging import DEBUG, INFO
 from pathlib import Path
@@ -91,6 +92,16 @@ def print_no_debugging(logging) -> None:
     logging.print_log = print_more_than_debugging
 
 
+def leave_multimodal_models_out(dependency) -> None:
+    """mmpretrain's multimodal models, of no use here, fail at their import beside transformers 5."""
+    try:
+        newest = int(version("transformers").split(".")[0])
+    except PackageNotFoundError:
+        return
+    if newest >= 5:
+        dependency.WITH_MULTIMODAL = False
+
+
 def format_texts_once(yapf_api) -> None:
     """mmengine formats a run's config text half a dozen times, for seconds each if it is long."""
     format_code, known = yapf_api.FormatCode, {}
@@ -114,6 +125,7 @@ AMENDMENTS = {
     "mmengine.config.utils": prepare_lookup,
     "mmengine.logging": print_no_debugging,
     "mmengine.config.config": leave_own_configs_unmarked,
+    "mmpretrain.utils.dependency": leave_multimodal_models_out,
     "mmengine.runner.runner": unmark_collate_functions,
     "yapf.yapflib.yapf_api": format_texts_once,
 }
