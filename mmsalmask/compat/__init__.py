@@ -93,7 +93,7 @@ def print_no_debugging(logging) -> None:
 
 
 def leave_multimodal_models_out(dependency) -> None:
-    """mmpretrain's multimodal models, of no use here, fail at their import beside transformers 5."""
+    """Beside transformers 5, mmpretrain's multimodal models fail at their import."""
     try:
         newest = int(version("transformers").split(".")[0])
     except PackageNotFoundError:
