@@ -1,5 +1,6 @@
 """benchmarks/study.py: what is compared, and what the figures mean."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import render
 import study
 import torch
+import yaml
 from linear import to_bits
 from PIL import Image
 
@@ -122,6 +124,51 @@ def test_every_row_has_the_same_recipe(scale, tmp_path):
             assert (config.model.queue_len, config.model.momentum) == (4096, 0.99)
             if not row.name.startswith("ADIOS"):
                 assert config.model.symmetric == constants["symmetric"]
+
+
+def plain(part):
+    """Tuples and lists are alike in a config."""
+    return json.loads(json.dumps(part))
+
+
+@pytest.mark.parametrize(
+    ("scale", "row", "recipe"),
+    [
+        ("small", "plain MoCo v2", "mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
+        ("small", "MSCN", "mocov2-mscn_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
+        (
+            "small",
+            "high-pass",
+            "mocov2-salmask-highpass_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
+        ),
+        ("small", "blur", "mocov2-salmask-blur_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
+        ("small", "mean", "mocov2-salmask-mean_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
+        (
+            "small",
+            "high-pass, no hard negatives",
+            "mocov2-salmask-highpass-nohard_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
+        ),
+        ("gpu", "plain MoCo v2", "mocov2_resnet18_1xb256-coslr-200e_imagenette-128px"),
+        (
+            "gpu",
+            "high-pass, no hard negatives",
+            "mocov2-salmask-highpass-nohard_resnet18_1xb256-coslr-200e_imagenette-128px",
+        ),
+    ],
+)
+def test_a_recipe_of_imagenette_is_what_the_study_trains(scale, row, recipe, tmp_path):
+    (planned,) = ablate.read_plan(study.plan(options(tmp_path, scale, rows=[row])))
+    child = ablate.write_config(planned, options(tmp_path, scale), tmp_path)
+    overrides = [pair.split("=", 1) for pair in planned.overrides]
+    wanted = ablate.load_config(child, {key: yaml.safe_load(value) for key, value in overrides})
+    found = ablate.load_config(f"{study.ROOT}/configs/imagenette/{recipe}.py")
+    for config in (wanted, found):
+        # The study names what the recipes leave at its default.
+        config.model.setdefault("symmetric", False)
+        config.model.setdefault("bn_splits", 1)
+        config.train_dataloader.dataset.dataset.data_root = ""
+    for part in ("model", "train_dataloader", "optim_wrapper", "train_cfg", "param_scheduler"):
+        assert plain(found[part]) == plain(wanted[part]), part
 
 
 def test_trials_change_what_they_say_and_nothing_else(tmp_path):

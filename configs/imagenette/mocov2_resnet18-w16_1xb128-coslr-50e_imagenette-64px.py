@@ -1,0 +1,57 @@
+# Plain MoCo v2 for two CPU cores or a corner of a GPU: a ResNet-18 of a quarter of its width, at 64
+# px. The small scale of benchmarks/study.py. data_root holds train/<class>/ and val/<class>/.
+_base_ = '../demo/mocov2_resnet18_demo.py'
+
+model = dict(
+    queue_len=4096,
+    bn_splits=8,
+    data_preprocessor=dict(
+        augment=dict(
+            type='mmsalmask.DeviceAugmentation',
+            view=dict(
+                type='mmsalmask.RandomView', size=64, crop_area=(0.2, 1.)))),
+    backbone=dict(
+        base_channels=16, stem_channels=16, zero_init_residual=True),
+    neck=dict(
+        _delete_=True,
+        type='NonLinearNeck',
+        in_channels=128,
+        hid_channels=128,
+        out_channels=128,
+        num_layers=2,
+        with_bias=False,
+        with_avg_pool=True,
+        with_last_bn_affine=False,
+        norm_cfg=dict(type='BN1d')))
+
+data_root = 'data/imagenette'
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    dataset=dict(
+        _delete_=True,
+        type='mmsalmask.InMemory',
+        resident=True,
+        dataset=dict(
+            type='mmsalmask.ImageFolder',
+            data_root=data_root + '/train',
+            pipeline=[
+                dict(type='mmsalmask.LoadWhole', size=85),
+                dict(type='mmsalmask.PackWhole'),
+            ])))
+optim_wrapper = dict(optimizer=dict(lr=0.15))
+train_cfg = dict(max_epochs=50)
+
+labelled = dict(type='mmsalmask.ImageFolder', with_label=True)
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='mmsalmask.ResidentImagesHook'),
+    dict(
+        type='mmsalmask.KNNHook',
+        train=dict(data_root=data_root + '/train', **labelled),
+        test=dict(data_root=data_root + '/val', **labelled),
+        interval=10,
+        size=64,
+        metric=dict(type='mmsalmask.KNNMetric', k=20)),
+]
