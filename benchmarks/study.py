@@ -192,6 +192,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--recipe", nargs="+", default=[], metavar="KEY=VALUE", help="constants for all rows"
     )
+    parser.add_argument(
+        "--finished", action="store_true", help="train nothing: the page of the runs that are done"
+    )
     parser.add_argument("--jobs", type=int, help="runs side by side")
     parser.add_argument("--workers", type=int, default=2, help="processes of each that decode")
     parser.add_argument("--points", type=int, default=5, help="of the kNN curve (%(default)s)")
@@ -423,6 +426,16 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     return json.loads(figures.read_text())["results"]
 
 
+def finished_runs(options: argparse.Namespace) -> dict:
+    """Results by row and seed of the runs that are done, whoever started them."""
+    results: dict[str, dict] = {row: {} for row in options.rows}
+    for file in sorted((options.out / "runs").glob("*/seed_*/result.json")):
+        result, run = (json.loads(path.read_text()) for path in (file, file.with_name("run.json")))
+        if "top1" in result and run["name"] in results and run["seed"] in options.seeds:
+            results[run["name"]][str(run["seed"])] = result
+    return {row: runs for row, runs in results.items() if runs}
+
+
 # ------------------------------------------------------------------------------------ the analysis
 
 
@@ -597,7 +610,10 @@ def main() -> None:
     options = parse_arguments()
     origin = provenance()
     sides = photo_sides(options)
-    results = run_rows(options, plan(options), sides)
+    if options.finished:
+        results = finished_runs(options)
+    else:
+        results = run_rows(options, plan(options), sides)
     data = {
         **origin,
         "seed": options.seeds,
@@ -608,7 +624,7 @@ def main() -> None:
         data["trials"] = TRIALS
     else:
         checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-        if BOOTSTRAPPED in options.rows:
+        if BOOTSTRAPPED in options.rows and not options.finished:
             results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
         data["differences"] = differences(results)
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)

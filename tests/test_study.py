@@ -37,6 +37,16 @@ def test_a_tenth_of_each_class_is_held_out_and_none_is_on_both_sides(tmp_path):
     assert [len(list(side.glob("*/*"))) for side in sides] == [32, 3]
 
 
+def test_the_page_takes_the_runs_that_are_done(tmp_path):
+    for row, seed, done in (("a b", 0, True), ("a b", 1, False), ("c", 0, True), ("a b", 7, True)):
+        folder = tmp_path / "runs" / row.replace(" ", "-") / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"name": row, "seed": seed}))
+        (folder / "result.json").write_text(json.dumps({"top1": 50.0} if done else {}))
+    given = options(tmp_path, rows=["a b", "other"])
+    assert study.finished_runs(given) == {"a b": {"0": {"top1": 50.0}}}
+
+
 def run(right: np.ndarray) -> dict:
     return {"right": to_bits(right), "test_images": len(right)}
 
