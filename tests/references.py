@@ -6,12 +6,19 @@ import numpy as np
 import torch
 
 
-def balanced_counts(foreground: np.ndarray, ratio: np.float32) -> tuple[int, int]:
-    """How many foreground and background patches a query loses."""
+def balanced_counts(foreground: np.ndarray, ratio: np.float32, up=None) -> tuple[int, int]:
+    """How many foreground and background patches a query loses.
+
+    ``up``, in [0, 1), decides whether both counts are rounded up; without it they are the paper's.
+    """
     total, inside = foreground.size, int(foreground.sum())
     outside = total - inside
-    count = math.floor(ratio * np.float32(total))
-    from_inside = min(round(float(ratio * np.float32(inside))), count, inside)
+    if up is None:
+        count = math.floor(ratio * np.float32(total))
+        from_inside = min(round(float(ratio * np.float32(inside))), count, inside)
+    else:
+        count = min(total, math.floor(ratio * np.float32(total) + up))
+        from_inside = min(inside, math.floor(ratio * np.float32(inside) + up))
     from_outside = count - from_inside
     if from_outside > outside:
         from_inside += from_outside - outside
@@ -23,6 +30,12 @@ def foreground_count(foreground: np.ndarray, ratio: np.float32) -> int:
     """How many patches a hard negative loses; without any foreground, of the whole grid."""
     candidates = int(foreground.sum()) or foreground.size
     return round(float(ratio * np.float32(candidates)))
+
+
+def hard_focal_mask(window: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """(H, W): the pixels of a window, (H, W), that belong to foreground patches, (gh, gw)."""
+    candidates = foreground if foreground.any() else np.ones_like(foreground)
+    return window & to_pixels(candidates[None], *window.shape)[0]
 
 
 def to_pixels(patches: np.ndarray, height: int, width: int) -> np.ndarray:

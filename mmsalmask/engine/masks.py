@@ -48,7 +48,9 @@ class TrainingStatisticsHook(_MaskerHook):
     """Add ``images_per_second`` and the actual mask ratios to the log.
 
     Ratios are percentages of foreground and background pixels that the query's mask and the hard
-    negative's mask cover in the logged iteration, and the share of the view that is foreground.
+    negative's mask cover in the logged iteration, means over the images that have that side, and
+    the share of the view that is foreground. Patches of a query cover the same share of both sides
+    on average over iterations; focal masks more of the background.
 
     Args:
         interval: iterations between log lines, that of the ``LoggerHook``; the last iteration of an

@@ -11,7 +11,9 @@ from torch import Generator, Tensor, nn
 from mmsalmask.checks import check_sides, is_integer, is_number, is_pair
 from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
+    Shares,
     balanced_patches,
+    foreground_or_all,
     foreground_patches,
     random_patches,
     random_windows,
@@ -55,8 +57,8 @@ class MaskedViews:
 class SaliencyMasker(nn.Module):
     """Mask the query of a view pair and make hard negatives of its key (paper, §3).
 
-    The query loses the same share of foreground and background; the key stays clean; a hard
-    negative is the key's crop with most of its foreground masked. Holds no parameters: the
+    The query loses the same share of foreground and background by its patches; the key stays clean;
+    a hard negative is the key's crop with most of its foreground masked. Holds no parameters: the
     localizer is kept :class:`~mmsalmask.saliency.Frozen`, outside of the module tree.
 
     Args:
@@ -72,6 +74,10 @@ class SaliencyMasker(nn.Module):
         masked_views: which views are masked: the method masks the query alone.
         patches: where the masked patches come from; all but ``balanced`` are ablations.
             ``foreground`` and ``background`` draw the share r of that side only.
+        shares: ``equal``: patches of a query take the same share of both sides, on average over the
+            draws, and a hard negative keeps its background. ``paper``: the published counts, whose
+            rounding spares the background of a query, and focal windows that also take what they
+            cover of a hard negative's background.
 
     Raises:
         InputError: for a strategy that is none, ratios outside [0, 1] or reversed, an offset that
@@ -90,6 +96,7 @@ class SaliencyMasker(nn.Module):
         hard_negatives: int = 1,
         masked_views: Literal["query", "key", "both"] = "query",
         patches: Literal["balanced", "random", "foreground", "background"] = "balanced",
+        shares: Shares = "equal",
     ) -> None:
         super().__init__()
         self.strategy = strategy
@@ -105,6 +112,7 @@ class SaliencyMasker(nn.Module):
         self.hard_negatives = hard_negatives
         self.masked_views = masked_views
         self.patches = patches
+        self.shares = shares
         self._check_choices()
 
     def _check_choices(self) -> None:
@@ -117,6 +125,8 @@ class SaliencyMasker(nn.Module):
                 "patches must be 'balanced', 'random', 'foreground' or 'background', "
                 f"got {self.patches!r}"
             )
+        if self.shares not in ("equal", "paper"):
+            raise InputError(f"shares must be 'equal' or 'paper', got {self.shares!r}")
         if not isinstance(self.strategy, Strategy):
             raise InputError(
                 "strategy must be a HighPassNoise, a StrongBlur, a MeanFill or one of their kind, "
@@ -187,7 +197,7 @@ class SaliencyMasker(nn.Module):
     def mask(
         self, seen: Tensor, where: Tensor | None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mask views as a positive: foreground and background lose the same share.
+        """Mask views as a positive: foreground and background lose the same share of patches.
 
         Args:
             seen: what the encoder sees before masking, (N, 3, H, W).
@@ -229,9 +239,9 @@ class SaliencyMasker(nn.Module):
 
     def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:
         if self.patches == "random":
-            return random_patches(ratio, where.shape[-2:], generator)
+            return random_patches(ratio, where.shape[-2:], generator, self.shares)
         if self.patches == "balanced":
-            return balanced_patches(where, ratio, generator)
+            return balanced_patches(where, ratio, generator, self.shares)
         return foreground_patches(
             where if self.patches == "foreground" else ~where, ratio, generator
         )
@@ -257,9 +267,13 @@ class SaliencyMasker(nn.Module):
         else:
             focal = self._coin(number, self.strategy.focal_prob, device, generator)
             window = random_windows(number, seen.shape[-2:], FOCAL_SHARE[role], device, generator)
-            window = (window if role == "hard_negative" else ~window) & focal
-            # Patches of focal images go while they are few: one pass over the pixels is spared.
-            mask = to_pixels(patches & ~focal, seen.shape[-2:]).logical_or_(window)
+            window = window if role == "hard_negative" else ~window
+            # Focal images are told while there are few patches: that spares a pass over the pixels.
+            within = torch.ones_like(where)
+            if role == "hard_negative" and self.shares == "equal":
+                within = foreground_or_all(where)
+            patches = torch.where(focal, within[:, None], patches)
+            mask = to_pixels(patches, seen.shape[-2:]).logical_and_(window | ~focal)
         fill = self.strategy.fill(seen, role, generator)
         return self.strategy.paste(seen, fill, mask), mask
 

@@ -1,36 +1,53 @@
 """WHICH patches: boolean masks over the patch grid, True where a patch is to be removed.
 
 Every function draws for a whole batch in one pass: a random rank per patch, compared with a count
-per image. Counts are exact for every image, and a ``torch.Generator`` makes the draw repeatable.
+per image, which is the share asked for rounded to whole patches. A ``torch.Generator`` makes the
+draw repeatable.
 """
+
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from mmsalmask.errors import InputError
 
+Shares = Literal["equal", "paper"]
+
 
 def balanced_patches(
-    foreground: Tensor, ratio: Tensor, generator: Generator | None = None
+    foreground: Tensor,
+    ratio: Tensor,
+    generator: Generator | None = None,
+    shares: Shares = "equal",
 ) -> Tensor:
-    """Patches such that foreground and background lose the same share (paper, §3.2).
+    """Patches such that foreground and background lose the same share r (paper, §3.2).
 
-    Of n = ⌊r·P⌋ patches, round(r·|FG|) come from the foreground and the rest from the background,
-    without replacement; what one side cannot supply the other does. An image without foreground
-    (see :func:`mmsalmask.saliency.foreground`) is masked at random.
+    ``equal``: with one u ~ U(0, 1) per leading element, ⌊r·P + u⌋ patches, of which ⌊r·|FG| + u⌋
+    come from the foreground and the rest from the background, without replacement. Each side then
+    loses r·|side| patches on average, rounded up or down. ``paper``: n = ⌊r·P⌋ patches, of which
+    round(r·|FG|) come from the foreground; the background bears what n is rounded down by. What one
+    side cannot supply the other does. An image without foreground (see
+    :func:`mmsalmask.saliency.foreground`) is masked at random.
 
     Args:
         foreground: bool (..., gh, gw); leading dimensions are images, or images and channels.
         ratio: float (...), r in [0, 1] per leading element.
         generator: on the foreground's device.
+        shares: ``equal``, or ``paper`` for the published counts.
 
     Returns:
-        bool (..., gh, gw), exactly n True per leading element.
+        bool (..., gh, gw).
     """
     available = foreground.sum((-2, -1))
     total = foreground.shape[-2] * foreground.shape[-1]
-    count = (ratio * total).floor().long()
-    from_foreground = torch.minimum((ratio * available).round().long(), count)
+    if shares == "paper":
+        count, from_foreground = (ratio * total).floor(), (ratio * available).round()
+    else:
+        up = torch.rand(ratio.shape, generator=generator, device=ratio.device)
+        count, from_foreground = (ratio * total + up).floor(), (ratio * available + up).floor()
+    count = count.long()
+    from_foreground = torch.minimum(from_foreground.long(), count)
     from_background = torch.minimum(count - from_foreground, total - available)
     return _draw(foreground, count - from_background, from_background, generator)
 
@@ -44,28 +61,35 @@ def foreground_patches(
     the whole grid, so that it still differs from its key. Arguments as in
     :func:`balanced_patches`.
     """
-    empty = ~foreground.any(-1, keepdim=True).any(-2, keepdim=True)
-    candidates = foreground | empty
+    candidates = foreground_or_all(foreground)
     count = (ratio * candidates.sum((-2, -1))).round().long()
     return _draw(candidates, count, torch.zeros_like(count), generator)
 
 
+def foreground_or_all(foreground: Tensor) -> Tensor:
+    """What a hard negative may lose, bool (..., gh, gw): all of an image without foreground."""
+    return foreground | ~foreground.any(-1, keepdim=True).any(-2, keepdim=True)
+
+
 def random_patches(
-    ratio: Tensor, grid: tuple[int, int], generator: Generator | None = None
+    ratio: Tensor,
+    grid: tuple[int, int],
+    generator: Generator | None = None,
+    shares: Shares = "equal",
 ) -> Tensor:
-    """⌊r·P⌋ patches of the whole grid, wherever the object is.
+    """Patches wherever the object is: ⌊r·P + u⌋ with u ~ U(0, 1), or ⌊r·P⌋ as in the paper.
 
     Args:
         ratio: float (...), r in [0, 1] per leading element.
         grid: rows and columns of the patch grid; P is their product.
         generator: on the ratio's device.
+        shares: as in :func:`balanced_patches`.
 
     Returns:
         bool (..., gh, gw).
     """
-    everywhere = torch.ones(*ratio.shape, *grid, dtype=torch.bool, device=ratio.device)
-    count = (ratio * (grid[0] * grid[1])).floor().long()
-    return _draw(everywhere, count, torch.zeros_like(count), generator)
+    nowhere = torch.zeros(*ratio.shape, *grid, dtype=torch.bool, device=ratio.device)
+    return balanced_patches(nowhere, ratio, generator, shares)
 
 
 def _draw(first: Tensor, from_first: Tensor, from_rest: Tensor, generator) -> Tensor:

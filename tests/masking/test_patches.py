@@ -30,13 +30,17 @@ def foregrounds_and_ratios(draw):
     return torch.from_numpy(foreground), torch.from_numpy(ratio), draw(seeds)
 
 
+@pytest.mark.parametrize("shares", ["equal", "paper"])
 @given(foregrounds_and_ratios())
 @settings(deadline=None, max_examples=300)
-def test_balanced_counts_are_exact_for_every_image(case):
+def test_balanced_counts_are_exact_for_every_image(shares, case):
     foreground, ratio, seed = case
-    patches = balanced_patches(foreground, ratio, torch.Generator().manual_seed(seed))
-    for chosen, inside, share in zip(patches, foreground, ratio, strict=True):
-        expected = references.balanced_counts(inside.numpy(), share.numpy())
+    patches = balanced_patches(foreground, ratio, torch.Generator().manual_seed(seed), shares)
+    # What decides on rounding up is the first that a generator draws.
+    ups = torch.rand(ratio.shape, generator=torch.Generator().manual_seed(seed)).numpy()
+    for chosen, inside, share, up in zip(patches, foreground, ratio, ups, strict=True):
+        up = None if shares == "paper" else up
+        expected = references.balanced_counts(inside.numpy(), share.numpy(), up)
         assert (int((chosen & inside).sum()), int((chosen & ~inside).sum())) == expected
 
 
@@ -51,11 +55,21 @@ def test_hard_negatives_lose_exactly_their_share_of_the_foreground_and_nothing_e
             assert not (chosen & ~inside).any()
 
 
+@given(foregrounds_and_ratios())
+@settings(deadline=None, max_examples=100)
+def test_each_side_loses_its_share_but_for_less_than_a_patch(case):
+    foreground, ratio, seed = case
+    patches = balanced_patches(foreground, ratio, torch.Generator().manual_seed(seed))
+    for side in (foreground, ~foreground):
+        lost = (patches & side).sum((1, 2))
+        assert (lost - ratio * side.sum((1, 2))).abs().max() < 1 + 1e-4
+
+
 @given(grids, st.floats(0, 1, width=32), seeds)
 @settings(deadline=None)
 def test_random_counts_are_exact(grid, ratio, seed):
     share = torch.tensor([ratio, ratio / 2])
-    patches = random_patches(share, grid, torch.Generator().manual_seed(seed))
+    patches = random_patches(share, grid, torch.Generator().manual_seed(seed), "paper")
     assert patches.shape == (2, *grid)
     expected = (share * (grid[0] * grid[1])).floor().long()
     assert torch.equal(patches.sum((1, 2)), expected)
@@ -67,7 +81,7 @@ def test_rounding_beyond_the_count_never_masks_the_background():
     foreground = torch.ones(2, 7, 7, dtype=torch.bool)
     foreground[1, 0, 0] = False
     for ratio, count in ((0.235, 11), (0.1123, 5), (0.0932, 4)):
-        patches = balanced_patches(foreground, torch.full((2,), ratio))
+        patches = balanced_patches(foreground, torch.full((2,), ratio), shares="paper")
         assert torch.equal(patches.sum((1, 2)), torch.full((2,), count))
 
 
@@ -85,10 +99,12 @@ def test_an_image_without_foreground_is_masked_at_random():
     none = torch.zeros(4000, 7, 7, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     query = balanced_patches(none, torch.full((4000,), 0.25), generator)
+    published = balanced_patches(none, torch.full((4000,), 0.25), generator, "paper")
     hard = foreground_patches(none, torch.full((4000,), 0.5), generator)
-    assert torch.equal(query.sum((1, 2)), torch.full((4000,), 12))
+    assert set(query.sum((1, 2)).tolist()) == {12, 13}
+    assert torch.equal(published.sum((1, 2)), torch.full((4000,), 12))
     assert torch.equal(hard.sum((1, 2)), torch.full((4000,), 24))
-    for patches, share in ((query, 12 / 49), (hard, 24 / 49)):
+    for patches, share in ((query, 0.25), (published, 12 / 49), (hard, 24 / 49)):
         assert (patches.float().mean(0) - share).abs().max() < 0.04
 
 
@@ -103,11 +119,28 @@ def test_every_patch_of_a_side_is_drawn_equally_often():
     assert (outside - 7 / 14).abs().max() < 0.02
 
 
-def test_foreground_and_background_lose_the_same_share_on_average():
+@pytest.mark.parametrize("grid", [3, 7, 14])
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7])
+def test_foreground_and_background_lose_the_same_share_on_average(grid, share):
+    generator = torch.Generator().manual_seed(2)
+    number = 20000
+    foreground = torch.rand(number, grid, grid, generator=generator) < share
+    ratio = 0.05 + 0.2 * torch.rand(number, generator=generator)
+    chosen = balanced_patches(foreground, ratio, generator)
+    for side in (foreground, ~foreground):
+        there = side.any(-1).any(-1)
+        lost = (chosen & side).sum((1, 2))[there] / side.sum((1, 2))[there]
+        # Per image, as the log tells it, and so of any group of images.
+        assert abs(lost.mean() - 0.15) < 0.005
+    lost = random_patches(ratio, (grid, grid), generator).float().mean()
+    assert abs(lost - 0.15) < 0.003
+
+
+def test_the_papers_counts_take_less_of_the_background():
     generator = torch.Generator().manual_seed(2)
     foreground = torch.rand(20000, 7, 7, generator=generator) < 0.4
     ratio = 0.05 + 0.2 * torch.rand(20000, generator=generator)
-    chosen = balanced_patches(foreground, ratio, generator)
+    chosen = balanced_patches(foreground, ratio, generator, "paper")
     lost = (chosen & foreground).sum() / foreground.sum()
     lost_behind = (chosen & ~foreground).sum() / (~foreground).sum()
     assert abs(lost - 0.15) < 0.005
@@ -118,7 +151,7 @@ def test_foreground_and_background_lose_the_same_share_on_average():
 def test_channels_draw_patches_of_their_own_with_the_same_counts():
     foreground = torch.rand(64, 7, 7) < 0.5
     ratio = torch.full((64, 3), 0.25)
-    chosen = balanced_patches(foreground[:, None].expand(-1, 3, -1, -1), ratio)
+    chosen = balanced_patches(foreground[:, None].expand(-1, 3, -1, -1), ratio, shares="paper")
     assert chosen.shape == (64, 3, 7, 7)
     assert (chosen.sum((2, 3)) == 12).all()
     assert (chosen[:, 0] != chosen[:, 1]).flatten(1).any(1).float().mean() > 0.9
