@@ -1,5 +1,7 @@
 """From a saliency map to the foreground patches of its grid."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,6 +75,7 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
+    largest = torch.linalg.vector_norm(saliency, math.inf, (1, 2), keepdim=True)
     # A comparison with NaN is False, so a map that is not finite is never informative.
-    informative = std > FLATNESS * saliency.abs().amax(dim=(1, 2), keepdim=True)
-    return (saliency >= mean - offset * std) & informative
+    informative = std > FLATNESS * largest
+    return (saliency >= mean.sub_(std, alpha=offset)).logical_and_(informative)
