@@ -8,8 +8,8 @@ from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
 from mmsalmask.masking.patches import (
     balanced_patches,
     foreground_patches,
+    place_windows,
     random_patches,
-    random_windows,
     to_pixels,
 )
 from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Strategy, StrongBlur
@@ -31,7 +31,7 @@ __all__ = [
     "mask_ratios",
     "mean_fill",
     "noise_fill",
+    "place_windows",
     "random_patches",
-    "random_windows",
     "to_pixels",
 ]

@@ -1,7 +1,6 @@
 """The masker: saliency → foreground → patches → fill, for a batch of view pairs."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,14 +8,18 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mmsalmask.checks import check_sides, is_integer, is_number, is_pair
+from mmsalmask.device import constant
 from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
+    Quota,
     Shares,
-    balanced_patches,
-    foreground_or_all,
-    foreground_patches,
-    random_patches,
-    random_windows,
+    balanced_quota,
+    cut_by_windows,
+    draw_patches,
+    foreground_quota,
+    join_quotas,
+    place_windows,
+    random_quota,
     to_pixels,
 )
 from mmsalmask.masking.strategies import Role, Strategy
@@ -25,7 +28,20 @@ from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_t
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
 
-Draw = Callable[[Tensor, Tensor, Generator | None], Tensor]
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A view of which something is to be hidden.
+
+    Attributes:
+        role: what it is to become.
+        seen: what the encoder sees before masking, (N, 3, H, W).
+        where: its foreground, bool (N, gh, gw); ``None`` without a localizer.
+    """
+
+    role: Role
+    seen: Tensor
+    where: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -173,14 +189,18 @@ class SaliencyMasker(nn.Module):
             InputError: for views smaller than the grid, a saliency map coarser than it, or a cache
                 without crops.
         """
-        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(query, key, crops)
-        seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
-        masked_q, mask_q, masked_k, mask_k = seen_q, None, seen_k, None
-        if self.masked_views != "key":
-            masked_q, mask_q = self.mask(seen_q, foreground_q, generator)
-        if self.masked_views != "query":
-            masked_k, mask_k = self.mask(seen_k, foreground_k, generator)
-        hard = [self.harden(seen_k, foreground_k, generator) for _ in range(self.hard_negatives)]
+        pair = _joined(query, key)
+        saliency_q, saliency_k, foreground_q, foreground_k = self._locate(pair, crops)
+        seen_q, seen_k = self.strategy.see(pair).chunk(2)
+        as_query = _Hidden("query", seen_q, foreground_q)
+        as_key = _Hidden("query", seen_k, foreground_k)
+        views = {"query": [as_query], "key": [as_key], "both": [as_query, as_key]}
+        wanted = views[self.masked_views]
+        hard = [_Hidden("hard_negative", seen_k, foreground_k)] * self.hard_negatives
+        done = self._hide([*wanted, *hard], generator)
+        masked_q, mask_q = (seen_q, None) if self.masked_views == "key" else done[0]
+        masked_k, mask_k = (seen_k, None) if self.masked_views == "query" else done[len(wanted) - 1]
+        hard = done[len(wanted) :]
         return MaskedViews(
             query=masked_q,
             key=masked_k,
@@ -206,7 +226,7 @@ class SaliencyMasker(nn.Module):
         Returns:
             The masked views, and the mask, bool (N, 1 or 3, H, W).
         """
-        return self._hide(seen, where, self._draw_positive, self.query_ratio, "query", generator)
+        return self._hide([_Hidden("query", seen, where)], generator)[0]
 
     def harden(
         self, seen: Tensor, where: Tensor, generator: Generator | None = None
@@ -215,18 +235,14 @@ class SaliencyMasker(nn.Module):
 
         Arguments and returns as in :meth:`mask`.
         """
-        return self._hide(
-            seen, where, foreground_patches, self.hard_negative_ratio, "hard_negative", generator
-        )
+        return self._hide([_Hidden("hard_negative", seen, where)], generator)[0]
 
-    def _locate(
-        self, query: Tensor, key: Tensor, crops: tuple[Crops, Crops] | None
-    ) -> tuple[Tensor | None, ...]:
+    def _locate(self, pair: Tensor, crops: tuple[Crops, Crops] | None) -> tuple[Tensor | None, ...]:
         """Saliency and foreground of both views, from one pass of the localizer."""
         if self.localizer is None:
             return None, None, None, None
         if not isinstance(self.localizer, CachedSaliency):
-            saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
+            saliency = pool_to_grid(self.localizer(pair), self.grid)
         elif crops is None:
             raise InputError(
                 "a saliency cache needs to know where each view was cut from: use "
@@ -237,65 +253,88 @@ class SaliencyMasker(nn.Module):
             saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
         return *saliency.chunk(2), *foreground(saliency, self.offset).chunk(2)
 
-    def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:
-        if self.patches == "random":
-            return random_patches(ratio, where.shape[-2:], generator, self.shares)
-        if self.patches == "balanced":
-            return balanced_patches(where, ratio, generator, self.shares)
-        return foreground_patches(
-            where if self.patches == "foreground" else ~where, ratio, generator
-        )
-
     def _hide(
-        self,
-        seen: Tensor,
-        where: Tensor | None,
-        draw: Draw,
-        ratio: tuple[float, float],
-        role: Role,
-        generator: Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Replace the masked pixels of a seen view; return it with its mask."""
-        number, device = len(seen), seen.device
-        if where is None:
-            where = torch.ones(number, *self.grid, dtype=torch.bool, device=device)
-        low, high = ratio
-        share = low + (high - low) * torch.rand(number, generator=generator, device=device)
-        patches = self._patches_by_channel(where, share, draw, generator)
-        if not self.strategy.focal_prob:
-            mask = to_pixels(patches, seen.shape[-2:])
-        else:
-            focal = self._coin(number, self.strategy.focal_prob, device, generator)
-            window = random_windows(number, seen.shape[-2:], FOCAL_SHARE[role], device, generator)
-            window = window if role == "hard_negative" else ~window
-            # Focal images are told while there are few patches: that spares a pass over the pixels.
-            within = torch.ones_like(where)
-            if role == "hard_negative" and self.shares == "equal":
-                within = foreground_or_all(where)
-            patches = torch.where(focal, within[:, None], patches)
-            mask = to_pixels(patches, seen.shape[-2:]).logical_and_(window | ~focal)
-        fill = self.strategy.fill(seen, role, generator)
-        return self.strategy.paste(seen, fill, mask), mask
+        self, views: list[_Hidden], generator: Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Replace the masked pixels of each of the views, of one size; return it with its mask."""
+        masks = self._draw_masks(views, generator).chunk(len(views))
+        done = []
+        for view, mask in zip(views, masks, strict=True):
+            fill = self.strategy.fill(view.seen, view.role, generator)
+            done.append((self.strategy.paste(view.seen, fill, mask), mask))
+        return done
 
-    def _patches_by_channel(
-        self, where: Tensor, share: Tensor, draw: Draw, generator: Generator | None
-    ) -> Tensor:
-        """(N, 1 or 3, gh, gw): patches shared by the channels, or drawn for each on its own."""
-        spatial = draw(where, share, generator)[:, None]
-        if not self.strategy.channel_prob:
-            return spatial
-        channelwise = draw(
-            where[:, None].expand(-1, 3, -1, -1), share[:, None].expand(-1, 3), generator
+    def _draw_masks(self, views: list[_Hidden], generator: Generator | None) -> Tensor:
+        """Masks of all the views, one after the other, bool (V·N, 1 or 3, H, W)."""
+        strategy, device = self.strategy, views[0].seen.device
+        number, *_, height, width = views[0].seen.shape
+        # Of each image: the share, whether channels differ, whether it is focal, where its window.
+        drawn = torch.rand(len(views), number, 5, generator=generator, device=device)
+        ranges = {"query": self.query_ratio, "hard_negative": self.hard_negative_ratio}
+        low, high = (
+            constant([ranges[view.role][end] for view in views], device)[:, None] for end in (0, 1)
         )
-        coin = self._coin(len(where), self.strategy.channel_prob, where.device, generator)
-        return torch.where(coin, channelwise, spatial)
+        share = drawn[:, :, 0]
+        share = torch.lerp(low.expand_as(share), high.expand_as(share), share)
+        probs = constant([strategy.channel_prob, strategy.focal_prob], device)
+        spatial, whole = (drawn[:, :, 1:3] >= probs).view(-1, 2, 1, 1, 1).unbind(1)
+        # Patches that all channels share and, of a strategy that has them, such of each channel.
+        channels = 4 if strategy.channel_prob else 1
+        quota = join_quotas(
+            [
+                self._quota(view, ratio[:, None].expand(-1, channels), generator)
+                for view, ratio in zip(views, share, strict=True)
+            ]
+        )
+        patches = draw_patches(quota, generator)
+        if strategy.channel_prob:
+            patches = torch.where(spatial, patches[:, :1], patches[:, 1:])
+        if not strategy.focal_prob:
+            return to_pixels(patches, (height, width))
+        return self._cut_focal(views, quota.first[:, :1], patches, whole, drawn[:, :, 3:])
 
-    @staticmethod
-    def _coin(
-        number: int, probability: float, device: torch.device, generator: Generator | None
+    def _cut_focal(
+        self, views: list[_Hidden], hideable: Tensor, patches: Tensor, whole: Tensor, place: Tensor
     ) -> Tensor:
-        toss = torch.rand(number, 1, 1, 1, generator=generator, device=device)
-        return toss < probability
+        """The patches over the pixels, of images that are not ``whole`` a focal mask instead."""
+        roles = [view.role for view in views]
+        number, *_, height, width = views[0].seen.shape
+        window = place_windows(place, (height, width), [FOCAL_SHARE[role] for role in roles])
+        # A focal mask of a hard negative takes the foreground of its window alone.
+        kept, anywhere = (
+            constant([[flag] for flag in flags for _ in range(number)], place.device, torch.bool)
+            for flags in (
+                [role == "query" for role in roles],
+                [role == "query" or self.shares == "paper" for role in roles],
+            )
+        )
+        patches = torch.where(whole, patches, hideable | anywhere[:, :, None, None])
+        return cut_by_windows(patches, (height, width), whole[:, :, 0, 0], kept, window)
+
+    def _quota(self, view: _Hidden, ratio: Tensor, generator: Generator | None) -> Quota:
+        """How many patches each channel of the view loses; ``ratio`` is (N, channels)."""
+        if view.where is None or (view.role == "query" and self.patches == "random"):
+            return random_quota(ratio, self.grid, generator, self.shares)
+        where = view.where[:, None].expand(-1, ratio.shape[1], -1, -1)
+        if view.role == "query" and self.patches == "balanced":
+            return balanced_quota(where, ratio, generator, self.shares)
+        if view.role == "query" and self.patches == "background":
+            where = ~where
+        return foreground_quota(where, ratio)
+
+
+def _joined(query: Tensor, key: Tensor) -> Tensor:
+    """Both as one batch, without a copy where the key follows the query in memory."""
+    adjacent = (
+        query._base is not None
+        and query._base is key._base
+        and query.is_contiguous()
+        and key.is_contiguous()
+        and key.storage_offset() == query.storage_offset() + query.numel()
+    )
+    if not adjacent or query.shape != key.shape:
+        return torch.cat([query, key])
+    return query.as_strided((2 * len(query), *query.shape[1:]), query.stride())
 
 
 def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

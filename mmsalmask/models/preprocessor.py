@@ -182,12 +182,20 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         images = inputs if inputs.ndim == 4 else self._resident(inputs)
         # Loaded images are BGR, and so are the views of models that do not ask for RGB.
         views, crops = self.augment(images.flip(1), index, source["size"])
-        if not self._channel_conversion:
-            views = [view.flip(1) for view in views]
+        return self._normalise(views, flip=not self._channel_conversion), crops
+
+    def _normalise(self, views: list[Tensor], flip: bool) -> list[Tensor]:
+        """Normalised views, float32, one after the other in memory; channels reversed if asked."""
+        joint = torch.empty((len(views), *views[0].shape), device=views[0].device)
         if self._enable_normalize:
             shift, scale = -self.mean / self.std, 1 / self.std
-            views = [torch.addcmul(shift, view, scale, out=view) for view in views]
-        return views, crops
+        for view, out in zip(views, joint, strict=True):
+            view = view.flip(1) if flip else view
+            if self._enable_normalize:
+                torch.addcmul(shift, view, scale, out=out)
+            else:
+                out.copy_(view)
+        return list(joint)
 
     def _resident(self, positions: Tensor) -> Tensor:
         if self.images is None:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmsalmask.checks import check_flag, check_integer, check_sides, is_integer
+from mmsalmask.device import constant, without_autocast
 from mmsalmask.errors import InputError
-from mmsalmask.precision import without_autocast
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -188,7 +188,7 @@ class BoundaryPriorSaliency(nn.Module):
         with without_autocast(images.device):
             cells = self._describe(images.float()).flatten(2)
             weight = _frame(self.map_size, self.border, images.device)
-            centred = cells - (cells * weight).sum(2, keepdim=True)
+            centred = cells - cells @ weight[:, None]
             covariance = (centred * weight) @ centred.mT
             covariance.diagonal(dim1=1, dim2=2).add_(self.ridge)
             # cholesky_ex does not check its result, which would make the device wait.
@@ -198,20 +198,21 @@ class BoundaryPriorSaliency(nn.Module):
 
     def _describe(self, images: Tensor) -> Tensor:
         """(N, 7, h, w): colour and log texture energy, each with mean 0 and variance 1."""
-        colour = F.adaptive_avg_pool2d(images, self.map_size)
-        energy = torch.cat(
-            [
+        parts = [
+            F.adaptive_avg_pool2d(images, self.map_size),
+            *(
                 F.adaptive_avg_pool2d(F.mse_loss(*pair, reduction="none"), self.map_size)
                 for pair in self._neighbours(images)
-            ],
-            dim=1,
-        )
+            ),
+        ]
+        cells = torch.cat(parts, dim=1)
+        colour, energy = cells[:, :3], cells[:, 3:]
         # What float32 makes of a constant image: a share of its largest value.
         largest = torch.linalg.vector_norm(colour, math.inf, (1, 2, 3), keepdim=True)
         scale = energy.mean((2, 3), keepdim=True)
         scale.addcmul_(largest, largest, value=self.rounding**2).add_(_TINY)
-        texture = (energy / scale).add_(self.texture_floor).log_()
-        cells = torch.cat([colour, texture], dim=1)
+        floor = constant([self.texture_floor], images.device)
+        torch.addcdiv(floor, energy, scale, out=energy).log_()
         largest = torch.linalg.vector_norm(cells, math.inf, (2, 3), keepdim=True)
         std, mean = torch.std_mean(cells, dim=(2, 3), keepdim=True)
         return (cells - mean).div_(std.add_(largest, alpha=self.rounding).add_(_TINY))
