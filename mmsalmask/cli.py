@@ -11,6 +11,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from mmsalmask.errors import InputError, NotWritten, Stopped
 
@@ -67,6 +70,18 @@ class _Options(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:
             parser.error(f"{option_string}: {error}")
+
+
+def print_table(table: Table) -> None:
+    """Print a table in full, on a narrow terminal or in a pipe, too.
+
+    Where its rows are wider than the terminal, the terminal breaks them; rich would cut the names
+    that tell the rows apart.
+    """
+    console = Console()
+    unlimited = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table)
 
 
 @contextmanager

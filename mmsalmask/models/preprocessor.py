@@ -84,6 +84,11 @@ def _by_view(image: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> tupl
     return tuple(Crops(image, *part) for part in zip(box.unbind(1), flip.unbind(1), strict=True))
 
 
+def _alike(inputs: Tensor | list[Tensor]) -> bool:
+    """Whether these are several views of one size."""
+    return isinstance(inputs, list) and len({view.shape for view in inputs}) == 1
+
+
 def build_augmentation(config: dict) -> DeviceAugmentation:
     """The augmentation that a config describes, with its views built."""
     config = dict(check_part("augment", config))
@@ -161,6 +166,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if training and (source is not None or self.augment is not None):
             data["inputs"], crops = self._augment(data["inputs"], source)
             data["data_samples"] = self.cast_data(data["data_samples"])
+        elif training and _alike(data["inputs"]):
+            data = self.cast_data(data)
+            data["inputs"] = self._normalise(data["inputs"], flip=self._channel_conversion)
         else:
             data = super().forward(data, training)
         return self._mask(data, crops)
