@@ -142,7 +142,7 @@ def traffic() -> str:
     """Kernels, GB and the least GB of each stage, a column per method."""
     data = result("traffic.json")
     rows = []
-    for stage in dict.fromkeys(stage for row in data["results"].values() for stage in row):
+    for stage in max(data["results"].values(), key=len):
         cells = [
             "{kernels} · {:.2f} ({:.2f})".format(
                 row[stage]["bytes"] / 1e9, row[stage]["least"] / 1e9, **row[stage]
