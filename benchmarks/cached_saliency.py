@@ -40,11 +40,10 @@ from localizers import BATCH, GRID, IMAGENET_MEAN, IMAGENET_STD, SIDE, resnet, s
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from photos import ROOT, find_photos
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import print_table, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.datasets import RandomResizedCrop, read_image
 from mmsalmask.errors import InputError
@@ -256,7 +255,7 @@ def main() -> None:
             for way, row in rows.items():
                 figures = f"{row['iou']:.3f}", f"{row['score']:.3f}", f"{row['ms_per_view']:.3f}"
                 table.add_row(way, *figures)
-            Console().print(table)
+            print_table(table)
     if arguments.json:
         origin = {**provenance(arguments.seed), "photos": arguments.photos, "weights": weights}
         write_result(arguments.json, {**origin, "results": results})

@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from photos import find_photos
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import print_table, report_errors
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (
@@ -177,7 +176,7 @@ def main() -> None:
             table.add_row(
                 name, f"{row['score']:.4f}", str(row["images"]), f"{row['ms_per_image']:.2f}"
             )
-        Console().print(table)
+        print_table(table)
     if arguments.json:
         write_result(
             arguments.json,

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmsalmask.cli import print_table
 from mmsalmask.masking import (
     HighPassNoise,
     MeanFill,
@@ -98,7 +98,7 @@ def main() -> None:
             "" if beyond is None else f"{beyond:.2f}",
             "" if beyond is None else f"{TARGETS[strategy]:.0f}",
         )
-    Console().print(table)
+    print_table(table)
     if arguments.json:
         setting = {"batch": arguments.batch, "size": arguments.size, "rounds": arguments.rounds}
         write_result(arguments.json, {**provenance(0), **setting, "results": rows})

@@ -33,11 +33,10 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from photos import ROOT, find_photos
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import print_table, report_errors
 from mmsalmask.datasets import ImageFolder, InMemory, LoadWhole, PackWhole, read_image
 from mmsalmask.errors import InputError
 from mmsalmask.models.preprocessor import build_augmentation
@@ -223,7 +222,7 @@ def main() -> None:
             for way in first
         ]
         table.add_row(f"{name}, {row['size']} px", *cells)
-    Console().print(table)
+    print_table(table)
     for size, row in on_device.items():
         spent = row["ms_per_image"]
         print(

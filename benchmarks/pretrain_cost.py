@@ -40,6 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmsalmask.cli import print_table
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import fuse_optimizers, use_amp
 from mmsalmask.provenance import provenance, write_result
@@ -87,7 +88,7 @@ class Method:
         self.optimizer = build_optim_wrapper(self.model, config.optim_wrapper)
         self.masker = getattr(self.model.data_preprocessor, "masker", None)
         if localizer == "online":
-            self.masker.localizer = Frozen(BackboneSaliency(_trunk(options)))
+            self.masker.localizer = Frozen(BackboneSaliency(localizer_trunk(options)))
         if localizer == "cached":
             maps = torch.randn(options.batch, *CACHE_CELLS).half()
             self.masker.localizer = CachedSaliency(maps, {})
@@ -178,7 +179,7 @@ class Method:
             torch.cuda.synchronize()
 
 
-def _trunk(options: argparse.Namespace) -> nn.Module:
+def localizer_trunk(options: argparse.Namespace) -> nn.Module:
     """A ResNet up to the last stage whose map is no coarser than the patch grid."""
     stages = max(n for n in range(1, 5) if options.size >= 7 * 2 ** (n + 1))
     return MMPRETRAIN_MODELS.build(
@@ -300,7 +301,7 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
             "" if peak is None else f"{peak:.0f}",
             *(f"{shares[part]:.1%}" if part in shares else "" for part in PARTS),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def draw(results: dict[str, dict], title: str, path: str) -> None:

@@ -164,6 +164,23 @@ def price_rows(data: dict) -> str:
     return markdown(header, rows) + origin(data)
 
 
+def traffic() -> str:
+    """Kernels, GB and the least GB of each stage, a column per method."""
+    data = result("traffic.json")
+    rows = []
+    for stage in max(data["results"].values(), key=len):
+        cells = [
+            "{kernels} · {:.2f} ({:.2f})".format(
+                row[stage]["bytes"] / 1e9, row[stage]["least"] / 1e9, **row[stage]
+            )
+            if stage in row
+            else ""
+            for row in data["results"].values()
+        ]
+        rows.append([stage, *cells])
+    return markdown(["stage: kernels · GB (least)", *data["results"]], rows) + origin(data)
+
+
 def two_processes() -> str:
     data = result("two_processes.json")
     speeds = data["images_per_second"]
@@ -359,6 +376,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "kills": kills,
     "processes": processes,
+    "traffic": traffic,
     "two processes": two_processes,
     "bad files": bad_files,
     "study": of_the_study(study_rows),

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from mmengine.config import DictAction
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from mmsalmask.errors import InputError, NotWritten, Stopped
 
@@ -119,6 +122,18 @@ def _with_spaces(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_with_spaces, value))
     return value.replace(_SPACE, " ") if isinstance(value, str) else value
+
+
+def print_table(table: Table) -> None:
+    """Print a table in full, on a narrow terminal or in a pipe, too.
+
+    Where its rows are wider than the terminal, the terminal breaks them; rich would cut the names
+    that tell the rows apart.
+    """
+    console = Console()
+    unlimited = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmsalmask.cli import config_arguments, report_errors, work_dir_argument
+from mmsalmask.cli import config_arguments, print_table, report_errors, work_dir_argument
 from mmsalmask.config import check_config, config_file, load_config
 from mmsalmask.datasets import ImageFolder
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, write_atomically
@@ -416,7 +416,7 @@ def main(arguments: list[str] | None = None) -> None:
         table = Table(*header(results))
         for cells in table_rows(results):
             table.add_row(*cells)
-        console.print(table)
+        print_table(table)
         (options.work_dir / "table.md").write_text(markdown(results), encoding="utf-8")
         draw(results, options.work_dir / "plot.png")
         plan = {row.name: {**row._asdict(), "config": Path(row.config).name} for row in rows}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmsalmask.cli import report_errors, work_dir_argument
+from mmsalmask.cli import print_table, report_errors, work_dir_argument
 from mmsalmask.datasets.demo import draw_demo_set
 from mmsalmask.engine.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
@@ -96,7 +96,7 @@ def main() -> None:
     table.add_column("kNN top-1", justify="right")
     table.add_row("untrained", f"{before:.1f} %")
     table.add_row("pretrained with saliency masking", f"{after:.1f} %")
-    console.print(table)
+    print_table(table)
     gallery = max((work / "masks").glob("*.png"), key=lambda path: path.stat().st_mtime)
     print(f"masks: {gallery}  curve: {work / 'curve.png'}  backbone: {work / 'backbone.pth'}")
 

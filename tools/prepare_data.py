@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import print_table, report_errors
 from mmsalmask.datasets import ImageNet100
 from mmsalmask.errors import InputError, some_names
 
@@ -257,7 +257,7 @@ def show(name: str, findings: list[Finding], console: Console) -> None:
         wanted = f"{finding.wanted:,}" if finding.wanted else ""
         told = finding.problem or ("smaller" if finding.found < finding.wanted else "complete")
         table.add_row(finding.what, f"{finding.found:,}", wanted, told)
-    console.print(table)
+    print_table(table)
 
 
 def main(arguments: list[str] | None = None) -> None:

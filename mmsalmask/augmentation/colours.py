@@ -6,24 +6,28 @@ drawn for each image lies on the CPU, so that the host knows which images a step
 """
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmsalmask.augmentation.upload import upload
+from mmsalmask.device import constant, upload
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # ITU-R 601, as Pillow, OpenCV and torchvision weigh.
 _GREY = (0.299, 0.587, 0.114)
+# How much of the chroma red, green and blue lack at the hues of −6 to 6 sixths of the circle.
+_MISSING = [
+    [float(min((sixth - own) % 6, (own - sixth) % 6) > 1) for sixth in range(-6, 7)]
+    for own in (0, 2, 4)
+]
 
 
 def to_grey(images: Tensor) -> Tensor:
     """Luma, (N, 1, H, W)."""
-    red, green, blue = images.split(1, dim=1)
-    # Two interpolations read and write less than three products and their sum.
-    return torch.lerp(red, green, _GREY[1] / (1 - _GREY[2])).lerp_(blue, _GREY[2])
+    number, _, height, width = images.shape
+    weights = constant([list(_GREY)], images.device).expand(number, 1, 3)
+    return (weights @ images.flatten(2)).view(number, 1, height, width)
 
 
 def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -47,20 +51,12 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     chroma = torch.sub(most, least, out=least).clamp_(min=torch.finfo(most.dtype).tiny)
     place = torch.addcdiv(turns[:, None, None, None], hue, chroma, value=1 / 6)[:, 0, :, :, None]
     missing = F.grid_sample(
-        _trapezoids(images.device).expand(len(images), -1, -1, -1),
+        constant(_MISSING, images.device)[None, :, None].expand(len(images), -1, -1, -1),
         place.expand(-1, -1, -1, 2),  # the table has one row, whatever the second coordinate
         padding_mode="border",
         align_corners=True,
     )
     return torch.addcmul(most, chroma, missing, value=-1)
-
-
-@lru_cache(maxsize=32)
-def _trapezoids(device: torch.device) -> Tensor:
-    """(1, 3, 1, 13): how much of the chroma red, green and blue lack at the hues −6 to 6 sixths."""
-    with torch.inference_mode(False):
-        from_own = (torch.arange(-6, 7) - torch.tensor([[0], [2], [4]])) % 6
-        return (from_own.minimum(6 - from_own) - 1.0).clamp(0, 1)[None, :, None].to(device)
 
 
 def turn_place(order: Tensor) -> Tensor:

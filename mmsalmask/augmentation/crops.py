@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from mmsalmask.augmentation.upload import upload
+from mmsalmask.device import upload
 from mmsalmask.errors import InputError
 
 _ATTEMPTS = 10

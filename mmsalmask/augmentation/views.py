@@ -19,10 +19,9 @@ from mmsalmask.augmentation.colours import (
     turn_place,
 )
 from mmsalmask.augmentation.crops import check_interpolation, crop_and_resize, random_boxes
-from mmsalmask.augmentation.upload import upload
 from mmsalmask.checks import check_integer, check_positive_range, check_share, is_number
+from mmsalmask.device import upload, without_autocast
 from mmsalmask.errors import InputError
-from mmsalmask.precision import without_autocast
 from mmsalmask.saliency.crops import Crops
 
 # Brightness, contrast and saturation are factors, hue is added.

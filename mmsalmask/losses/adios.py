@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from mmsalmask.device import without_autocast
 from mmsalmask.errors import InputError
-from mmsalmask.precision import without_autocast
 
 _EPSILON = 1e-10
 

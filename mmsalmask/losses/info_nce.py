@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmsalmask.checks import is_number
+from mmsalmask.device import without_autocast
 from mmsalmask.errors import InputError
-from mmsalmask.precision import without_autocast
 
 
 def contrast_logits(

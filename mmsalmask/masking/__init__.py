@@ -10,8 +10,8 @@ from mmsalmask.masking.patches import (
     balanced_patches,
     block_patches,
     foreground_patches,
+    place_windows,
     random_patches,
-    random_windows,
     to_pixels,
 )
 from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Mixture, Strategy, StrongBlur
@@ -36,7 +36,7 @@ __all__ = [
     "mask_ratios",
     "mean_fill",
     "noise_fill",
+    "place_windows",
     "random_patches",
-    "random_windows",
     "to_pixels",
 ]

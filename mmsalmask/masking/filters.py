@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mmsalmask.checks import is_integer, is_number
+from mmsalmask.device import without_autocast
 from mmsalmask.errors import InputError
-from mmsalmask.precision import without_autocast
 
 
 def check_kernel(kernel_size: int, sigma: float) -> None:

@@ -1,7 +1,6 @@
 """The masker: saliency → foreground → patches → fill, for a batch of view pairs."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -9,15 +8,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from mmsalmask.checks import check_sides, is_integer, is_number, is_pair
+from mmsalmask.device import constant
 from mmsalmask.errors import InputError
 from mmsalmask.masking.patches import (
+    Quota,
     Shares,
-    balanced_patches,
-    block_patches,
-    foreground_or_all,
-    foreground_patches,
-    random_patches,
-    random_windows,
+    balanced_quota,
+    block_quota,
+    cut_by_windows,
+    draw_patches,
+    foreground_quota,
+    join_quotas,
+    place_windows,
+    random_quota,
     to_pixels,
 )
 from mmsalmask.masking.strategies import Mixture, Role, Strategy
@@ -26,15 +29,25 @@ from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_t
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
 
-Draw = Callable[[Tensor, Tensor, Generator | None], Tensor]
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A view of which something is to be hidden.
+
+    Attributes:
+        role: what it is to become.
+        seen: what the encoder sees before masking, (N, 3, H, W).
+        where: its foreground, bool (N, gh, gw); ``None`` without a localizer.
+    """
+
+    role: Role
+    seen: Tensor
+    where: Tensor | None
 
 
 @dataclass(frozen=True)
 class MaskedViews:
     """What the encoders see, and why.
-
-    N is the number of view pairs, or twice that where both directions were asked for: first those
-    with view 1 as the query and view 2 as the key, then the reverse.
 
     Attributes:
         query, key: (N, 3, H, W).
@@ -44,8 +57,6 @@ class MaskedViews:
         hard_negative_masks: M masks like those.
         query_saliency, key_saliency: (N, gh, gw); ``None`` without a localizer.
         query_foreground, key_foreground: bool (N, gh, gw); ``None`` without a localizer.
-        mixture: what the queries are mixed of, if masked pixels show another image; with both
-            directions, ``partner`` counts within its own.
     """
 
     query: Tensor
@@ -194,30 +205,33 @@ class SaliencyMasker(nn.Module):
                 "query and key are two views (N, 3, H, W) of the same images, got "
                 f"{tuple(query.shape)} and {tuple(key.shape)}: give both one size"
             )
-        located = self._locate(query, key, crops)
-        seen_q, seen_k = self.strategy.see(query), self.strategy.see(key)
-        views = self._mask_pairs(seen_q, seen_k, *located, generator)
+        pair = _paired(query, key)
+        saliency, where = self._locate(pair, crops)
+        seen = self.strategy.see(pair).chunk(2)
+        views = self._mask_pairs(seen, saliency, where, generator)
         if not both_directions:
             return views
-        located = [pair[::-1] for pair in located]
-        return _joined(views, self._mask_pairs(seen_k, seen_q, *located, generator))
+        turned = (part[::-1] for part in (seen, saliency, where))
+        return _joined(views, self._mask_pairs(*turned, generator))
 
     def _mask_pairs(
         self,
-        seen_q: Tensor,
-        seen_k: Tensor,
+        seen: tuple[Tensor, Tensor],
         saliency: tuple[Tensor | None, Tensor | None],
         where: tuple[Tensor | None, Tensor | None],
         generator: Generator | None,
     ) -> MaskedViews:
         """Mask pairs of what the encoder sees, given saliency and foreground of each view."""
-        masked_q, mask_q, masked_k, mask_k, mixture = seen_q, None, seen_k, None, None
-        if self.masked_views != "key":
-            masked_q, mask_q = self.mask(seen_q, where[0], generator)
-            mixture = self.strategy.mixture(seen_q, mask_q)
-        if self.masked_views != "query":
-            masked_k, mask_k = self.mask(seen_k, where[1], generator)
-        hard = [self.harden(seen_k, where[1], generator) for _ in range(self.hard_negatives)]
+        as_query, as_key = (_Hidden("query", *view) for view in zip(seen, where, strict=True))
+        views = {"query": [as_query], "key": [as_key], "both": [as_query, as_key]}
+        wanted = views[self.masked_views]
+        hard = [_Hidden("hard_negative", seen[1], where[1])] * self.hard_negatives
+        done = self._hide([*wanted, *hard], generator)
+        masked_q, mask_q = (seen[0], None) if self.masked_views == "key" else done[0]
+        masked_k, mask_k = (
+            (seen[1], None) if self.masked_views == "query" else done[len(wanted) - 1]
+        )
+        hard = done[len(wanted) :]
         return MaskedViews(
             query=masked_q,
             key=masked_k,
@@ -229,7 +243,7 @@ class SaliencyMasker(nn.Module):
             key_saliency=saliency[1],
             query_foreground=where[0],
             key_foreground=where[1],
-            mixture=mixture,
+            mixture=None if mask_q is None else self.strategy.mixture(seen[0], mask_q),
         )
 
     def mask(
@@ -244,7 +258,7 @@ class SaliencyMasker(nn.Module):
         Returns:
             The masked views, and the mask, bool (N, 1 or 3, H, W).
         """
-        return self._hide(seen, where, self._draw_positive, self.query_ratio, "query", generator)
+        return self._hide([_Hidden("query", seen, where)], generator)[0]
 
     def harden(
         self, seen: Tensor, where: Tensor, generator: Generator | None = None
@@ -253,18 +267,14 @@ class SaliencyMasker(nn.Module):
 
         Arguments and returns as in :meth:`mask`.
         """
-        return self._hide(
-            seen, where, foreground_patches, self.hard_negative_ratio, "hard_negative", generator
-        )
+        return self._hide([_Hidden("hard_negative", seen, where)], generator)[0]
 
-    def _locate(
-        self, query: Tensor, key: Tensor, crops: tuple[Crops, Crops] | None
-    ) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
+    def _locate(self, pair: Tensor, crops: tuple[Crops, Crops] | None) -> tuple:
         """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
             return (None, None), (None, None)
         if not isinstance(self.localizer, CachedSaliency):
-            saliency = pool_to_grid(self.localizer(torch.cat([query, key])), self.grid)
+            saliency = pool_to_grid(self.localizer(pair), self.grid)
         elif crops is None:
             raise InputError(
                 "a saliency cache needs to know where each view was cut from: use "
@@ -275,67 +285,90 @@ class SaliencyMasker(nn.Module):
             saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
         return saliency.chunk(2), foreground(saliency, self.offset).chunk(2)
 
-    def _draw_positive(self, where: Tensor, ratio: Tensor, generator: Generator | None) -> Tensor:
-        if self.patches == "random":
-            return random_patches(ratio, where.shape[-2:], generator, self.shares)
-        if self.patches == "block":
-            return block_patches(ratio, where.shape[-2:], generator)
-        if self.patches == "balanced":
-            return balanced_patches(where, ratio, generator, self.shares)
-        return foreground_patches(
-            where if self.patches == "foreground" else ~where, ratio, generator
-        )
-
     def _hide(
-        self,
-        seen: Tensor,
-        where: Tensor | None,
-        draw: Draw,
-        ratio: tuple[float, float],
-        role: Role,
-        generator: Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Replace the masked pixels of a seen view; return it with its mask."""
-        number, device = len(seen), seen.device
-        if where is None:
-            where = torch.ones(number, *self.grid, dtype=torch.bool, device=device)
-        low, high = ratio
-        share = low + (high - low) * torch.rand(number, generator=generator, device=device)
-        patches = self._patches_by_channel(where, share, draw, generator)
-        if not self.strategy.focal_prob:
-            mask = to_pixels(patches, seen.shape[-2:])
-        else:
-            focal = self._coin(number, self.strategy.focal_prob, device, generator)
-            window = random_windows(number, seen.shape[-2:], FOCAL_SHARE[role], device, generator)
-            window = window if role == "hard_negative" else ~window
-            # Focal images are told while there are few patches: that spares a pass over the pixels.
-            within = torch.ones_like(where)
-            if role == "hard_negative" and self.shares == "equal":
-                within = foreground_or_all(where)
-            patches = torch.where(focal, within[:, None], patches)
-            mask = to_pixels(patches, seen.shape[-2:]).logical_and_(window | ~focal)
-        fill = self.strategy.fill(seen, role, generator)
-        return self.strategy.paste(seen, fill, mask), mask
+        self, views: list[_Hidden], generator: Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Replace the masked pixels of each of the views, of one size; return it with its mask."""
+        masks = self._draw_masks(views, generator).chunk(len(views))
+        done = []
+        for view, mask in zip(views, masks, strict=True):
+            fill = self.strategy.fill(view.seen, view.role, generator)
+            done.append((self.strategy.paste(view.seen, fill, mask), mask))
+        return done
 
-    def _patches_by_channel(
-        self, where: Tensor, share: Tensor, draw: Draw, generator: Generator | None
-    ) -> Tensor:
-        """(N, 1 or 3, gh, gw): patches shared by the channels, or drawn for each on its own."""
-        spatial = draw(where, share, generator)[:, None]
-        if not self.strategy.channel_prob:
-            return spatial
-        channelwise = draw(
-            where[:, None].expand(-1, 3, -1, -1), share[:, None].expand(-1, 3), generator
+    def _draw_masks(self, views: list[_Hidden], generator: Generator | None) -> Tensor:
+        """Masks of all the views, one after the other, bool (V·N, 1 or 3, H, W)."""
+        strategy, device = self.strategy, views[0].seen.device
+        number, *_, height, width = views[0].seen.shape
+        # Of each image: the share, whether channels differ, whether it is focal, where its window.
+        drawn = torch.rand(len(views), number, 5, generator=generator, device=device)
+        ranges = {"query": self.query_ratio, "hard_negative": self.hard_negative_ratio}
+        low, high = (
+            constant([ranges[view.role][end] for view in views], device)[:, None] for end in (0, 1)
         )
-        coin = self._coin(len(where), self.strategy.channel_prob, where.device, generator)
-        return torch.where(coin, channelwise, spatial)
+        share = drawn[:, :, 0]
+        share = torch.lerp(low.expand_as(share), high.expand_as(share), share)
+        probs = constant([strategy.channel_prob, strategy.focal_prob], device)
+        spatial, whole = (drawn[:, :, 1:3] >= probs).view(-1, 2, 1, 1, 1).unbind(1)
+        # Patches that all channels share and, of a strategy that has them, such of each channel.
+        channels = 4 if strategy.channel_prob else 1
+        quota = join_quotas(
+            [
+                self._quota(view, ratio[:, None].expand(-1, channels), generator)
+                for view, ratio in zip(views, share, strict=True)
+            ]
+        )
+        patches = draw_patches(quota, generator)
+        if strategy.channel_prob:
+            patches = torch.where(spatial, patches[:, :1], patches[:, 1:])
+        if not strategy.focal_prob:
+            return to_pixels(patches, (height, width))
+        return self._cut_focal(views, quota.first[:, :1], patches, whole, drawn[:, :, 3:])
 
-    @staticmethod
-    def _coin(
-        number: int, probability: float, device: torch.device, generator: Generator | None
+    def _cut_focal(
+        self, views: list[_Hidden], hideable: Tensor, patches: Tensor, whole: Tensor, place: Tensor
     ) -> Tensor:
-        toss = torch.rand(number, 1, 1, 1, generator=generator, device=device)
-        return toss < probability
+        """The patches over the pixels, of images that are not ``whole`` a focal mask instead."""
+        roles = [view.role for view in views]
+        number, *_, height, width = views[0].seen.shape
+        window = place_windows(place, (height, width), [FOCAL_SHARE[role] for role in roles])
+        # A focal mask of a hard negative takes the foreground of its window alone.
+        kept, anywhere = (
+            constant([[flag] for flag in flags for _ in range(number)], place.device, torch.bool)
+            for flags in (
+                [role == "query" for role in roles],
+                [role == "query" or self.shares == "paper" for role in roles],
+            )
+        )
+        patches = torch.where(whole, patches, hideable | anywhere[:, :, None, None])
+        return cut_by_windows(patches, (height, width), whole[:, :, 0, 0], kept, window)
+
+    def _quota(self, view: _Hidden, ratio: Tensor, generator: Generator | None) -> Quota:
+        """How many patches each channel of the view loses; ``ratio`` is (N, channels)."""
+        if view.role == "query" and self.patches == "block":
+            return block_quota(ratio, self.grid, generator)
+        if view.where is None or (view.role == "query" and self.patches == "random"):
+            return random_quota(ratio, self.grid, generator, self.shares)
+        where = view.where[:, None].expand(-1, ratio.shape[1], -1, -1)
+        if view.role == "query" and self.patches == "balanced":
+            return balanced_quota(where, ratio, generator, self.shares)
+        if view.role == "query" and self.patches == "background":
+            where = ~where
+        return foreground_quota(where, ratio)
+
+
+def _paired(query: Tensor, key: Tensor) -> Tensor:
+    """Both as one batch, without a copy where the key follows the query in memory."""
+    adjacent = (
+        query._base is not None
+        and query._base is key._base
+        and query.is_contiguous()
+        and key.is_contiguous()
+        and key.storage_offset() == query.storage_offset() + query.numel()
+    )
+    if not adjacent:
+        return torch.cat([query, key])
+    return query.as_strided((2 * len(query), *query.shape[1:]), query.stride())
 
 
 def _joined(first: MaskedViews, second: MaskedViews) -> MaskedViews:

@@ -86,6 +86,11 @@ def _by_view(image: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> tupl
     return tuple(Crops(image, *part) for part in zip(box.unbind(1), flip.unbind(1), strict=True))
 
 
+def _alike(inputs: Tensor | list[Tensor]) -> bool:
+    """Whether these are several views of one size."""
+    return isinstance(inputs, list) and len({view.shape for view in inputs}) == 1
+
+
 def build_augmentation(config: dict) -> DeviceAugmentation:
     """The augmentation that a config describes, with its views built."""
     config = dict(check_part("augment", config))
@@ -169,6 +174,9 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if training and (source is not None or self.augment is not None):
             data["inputs"], crops = self._augment(data["inputs"], source)
             data["data_samples"] = self.cast_data(data["data_samples"])
+        elif training and _alike(data["inputs"]):
+            data = self.cast_data(data)
+            data["inputs"] = self._normalise(data["inputs"], flip=self._channel_conversion)
         else:
             data = super().forward(data, training)
         return self._mask(data, crops)
@@ -190,12 +198,20 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         images = inputs if inputs.ndim == 4 else self._resident(inputs)
         # Loaded images are BGR, and so are the views of models that do not ask for RGB.
         views, crops = self.augment(images.flip(1), index, source["size"])
-        if not self._channel_conversion:
-            views = [view.flip(1) for view in views]
+        return self._normalise(views, flip=not self._channel_conversion), crops
+
+    def _normalise(self, views: list[Tensor], flip: bool) -> list[Tensor]:
+        """Normalised views, float32, one after the other in memory; channels reversed if asked."""
+        joint = torch.empty((len(views), *views[0].shape), device=views[0].device)
         if self._enable_normalize:
             shift, scale = -self.mean / self.std, 1 / self.std
-            views = [torch.addcmul(shift, view, scale, out=view) for view in views]
-        return views, crops
+        for view, out in zip(views, joint, strict=True):
+            view = view.flip(1) if flip else view
+            if self._enable_normalize:
+                torch.addcmul(shift, view, scale, out=out)
+            else:
+                out.copy_(view)
+        return list(joint)
 
     def _resident(self, positions: Tensor) -> Tensor:
         if self.images is None:

@@ -1,5 +1,7 @@
 """From a saliency map to the foreground patches of its grid."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,8 +58,15 @@ def informative(saliency: Tensor) -> Tensor:
     Those that do not are flat, std ≤ 1e-6·max|S|, or hold a NaN or an infinity.
     """
     saliency = saliency.float()
+    std = saliency.std((1, 2), correction=0, keepdim=True)
+    return _above_noise(saliency, std)[:, 0, 0]
+
+
+def _above_noise(saliency: Tensor, std: Tensor) -> Tensor:
+    """Whether maps (N, h, w) of a standard deviation (N, 1, 1) vary at all, bool (N, 1, 1)."""
+    largest = torch.linalg.vector_norm(saliency, math.inf, (1, 2), keepdim=True)
     # A comparison with NaN is False, so a map that is not finite is never informative.
-    return saliency.std((1, 2), correction=0) > FLATNESS * saliency.abs().amax((1, 2))
+    return std > FLATNESS * largest
 
 
 def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
@@ -83,4 +92,4 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
-    return (saliency >= mean - offset * std) & informative(saliency)[:, None, None]
+    return (saliency >= mean - offset * std).logical_and_(_above_noise(saliency, std))

@@ -13,8 +13,8 @@ from mmsalmask.masking import (
     balanced_patches,
     block_patches,
     foreground_patches,
+    place_windows,
     random_patches,
-    random_windows,
     to_pixels,
 )
 
@@ -213,9 +213,9 @@ def test_an_image_smaller_than_the_grid_is_refused():
 @pytest.mark.parametrize("share", [200 / 224, 130 / 224, 1.0, 0.01])
 def test_windows_have_their_size_and_lie_anywhere(share):
     height, width = 61, 96
-    windows = random_windows(
-        3000, (height, width), share, torch.device("cpu"), torch.Generator().manual_seed(0)
-    )
+    places = torch.rand(1, 3000, 2, generator=torch.Generator().manual_seed(0))
+    rows, columns = place_windows(places, (height, width), [share])
+    windows = (rows[:, :, None] & columns[:, None])[:, None]
     assert windows.shape == (3000, 1, height, width)
     rows, columns = windows.any(3)[:, 0], windows.any(2)[:, 0]
     length = (max(1, round(height * share)), max(1, round(width * share)))

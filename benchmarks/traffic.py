@@ -1,0 +1,254 @@
+"""What a pretraining step makes a GPU do, counted without one: kernels and bytes of every stage.
+
+The model and its batch lie on PyTorch's meta device, which has shapes and no values: nothing is
+computed, but what the host draws is drawn as ever. Counted is every operator that would run on the
+device, float32, by this rule:
+
+- Each operator is a kernel, unless it only looks at memory in another way (views) or reserves it.
+  One over a list of tensors (``_foreach_…``) is one kernel. Backward passes count.
+- A kernel reads each of its inputs once and writes each of its outputs once. What it overwrites
+  whole (``out=``, filling, copying) it does not read. A tensor whose memory is repeated
+  (``expand``) counts as the memory that it has. Of what is selected from or scattered into by an
+  index, the selected part counts.
+- Not counted: what caches save or cost, workspaces inside a kernel, the host, and the clock.
+
+Beside it stands the least that a stage has to move, whoever writes it: its inputs once and its
+results once. For the encoder it is what its convolutions and products move, without normalisation,
+activations, pooling and sums.
+
+    python benchmarks/traffic.py --json benchmarks/results/traffic.json
+    python benchmarks/traffic.py --methods plain "mean, cached, hard negative" --size 64 --stored 96
+"""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmpretrain.structures import DataSample
+from photos import ROOT
+from pretrain_cost import Method, methods
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmsalmask.cli import print_table, report_errors
+from mmsalmask.errors import InputError
+from mmsalmask.masking import HighPassNoise
+from mmsalmask.models.preprocessor import build_augmentation
+from mmsalmask.provenance import provenance, write_result
+
+# Stage → the methods whose work it is, of the part of a step that is called so below. What none of
+# these does is the encoder's, backward passes included.
+STAGES = {
+    "upload": {"preprocessor": ["cast_data"]},
+    "views": {"preprocessor": ["_augment"]},
+    "normalise": {"preprocessor": ["_normalise"]},
+    "localize": {"masker": ["_locate"]},
+    "mask": {"masker": ["_draw_masks"]},
+    "fill": {"masker": ["forward"]},
+    "encoder": {},
+    "loss": {"head": ["loss"], "model": ["_enqueue"]},
+    "momentum encoder": {"model": ["_update_momentum_encoder"]},
+    "optimizer": {"optimizer": ["step", "zero_grad"]},
+}
+DEFAULT = ["plain"] + [f"{s}, weight-free, hard negative" for s in ("mean", "blur", "high-pass")]
+
+_NO_KERNEL = {"_unsafe_view", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty"}
+_OVERWRITE = {"normal_", "uniform_", "zero_", "fill_", "copy_", "random_"}
+_SELECT = {"index_select", "gather", "index", "embedding"}
+_SCATTER = {"scatter_", "index_copy_"}
+_PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts kernels and bytes on the meta device, each under the stage that runs.
+
+    Attributes:
+        kernels, bytes: stage → count.
+        products: bytes of the convolutions and products among them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.bytes, self.products = Counter(), Counter(), Counter()
+        self._stages = ["encoder"]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._stages.append(name)
+        yield
+        self._stages.pop()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        name, stage = func._schema.name.removeprefix("aten::"), self._stages[-1]
+        given = dict(zip((each.name for each in func._schema.arguments), args, strict=False))
+        given |= kwargs or {}
+        changed = {
+            each.name for each in func._schema.arguments if each.alias_info and each.is_write
+        }
+        written = _on_device([given.get(each) for each in changed])
+        new = [t for t in _on_device(results) if not any(t is each for each in written)]
+        overwritten = {"out"} | (changed if name in _OVERWRITE else set())
+        read = _on_device([value for key, value in given.items() if key not in overwritten])
+        if not (written or new or read) or func.is_view or name in _NO_KERNEL:
+            return results
+        moved = sum(map(_size, read + written + new))
+        if name in _SELECT:
+            moved = 2 * sum(map(_size, new))
+        elif name in _SCATTER:
+            moved = 2 * _size(read[-1])
+        self.kernels[stage] += 1
+        self.bytes[stage] += moved
+        self.products[stage] += moved * (name in _PRODUCTS)
+        return results
+
+
+def _on_device(values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_meta]
+
+
+def _size(tensor: Tensor) -> int:
+    repeated = zip(tensor.shape, tensor.stride(), strict=True)
+    own = math.prod(size for size, stride in repeated if stride)
+    return min(own * tensor.itemsize, tensor.untyped_storage().nbytes())
+
+
+def count(options: argparse.Namespace, name: str) -> dict[str, dict[str, float]]:
+    """Stage → kernels, bytes and least bytes of one step of a method on the meta device."""
+    torch.manual_seed(0)
+    method = Method(options, *methods()[name])
+    model, masker = method.model, method.masker
+    settings = Config.fromfile(ROOT / "configs" / "_base_" / "datasets" / "device_views.py")
+    settings = settings.mocov2_augment
+    settings.view.size = options.size
+    model.data_preprocessor.augment = build_augmentation(settings)
+    wrappers = list(getattr(method.optimizer, "optim_wrappers", {"": method.optimizer}).values())
+    for group in (group for wrapper in wrappers for group in wrapper.optimizer.param_groups):
+        group["foreach"] = True  # fused, as in training, there is none on the meta device
+    step(options, method)  # constants are uploaded, the optimizer has its memory
+    parts = {
+        "model": [model],
+        "preprocessor": [model.data_preprocessor],
+        "masker": [masker],
+        "head": [model.head],
+        "optimizer": wrappers,
+    }
+    traffic = Traffic()
+    for stage, of in STAGES.items():
+        for owner, attribute in ((o, a) for part in of for o in parts[part] for a in of[part]):
+            _attribute_to(traffic, stage, owner, attribute)
+    with traffic:
+        step(options, method)
+    least = least_bytes(options, method) | {"encoder": traffic.products["encoder"]}
+    return {
+        stage: {
+            "kernels": traffic.kernels[stage],
+            "bytes": traffic.bytes[stage],
+            "least": least[stage],
+        }
+        for stage in STAGES
+        if traffic.kernels[stage]
+    }
+
+
+def _attribute_to(traffic: Traffic, stage: str, owner: object, attribute: str) -> None:
+    """Let what this method runs count for the stage, unless it calls that of another."""
+    original = getattr(owner, attribute, None)
+    if original is None:
+        return
+
+    def staged(*args, **kwargs):
+        with traffic.stage(stage):
+            return original(*args, **kwargs)
+
+    object.__setattr__(owner, attribute, staged)
+
+
+def step(options: argparse.Namespace, method: Method) -> None:
+    """One step of a method on stored images, which are whole and on the host."""
+    number, stored = options.batch, options.stored
+    data = {
+        "inputs": torch.zeros(number, 3, stored, stored, dtype=torch.uint8),
+        "data_samples": [DataSample() for _ in range(number)],
+        "source": {"image": torch.arange(number), "size": torch.tensor([[375, 500]] * number)},
+    }
+    method.model.train_step(data, method.optimizer)
+
+
+def least_bytes(options: argparse.Namespace, method: Method) -> dict[str, float]:
+    """Stage → bytes of its inputs and results, each once. The encoder's are counted instead."""
+    masker, model = method.masker, method.model
+    stored = options.batch * 3 * options.stored**2
+    view = 4 * options.batch * 3 * options.size**2
+    least = dict.fromkeys(STAGES, 0.0)
+    least |= {"upload": stored, "views": stored + 2 * view, "normalise": 4 * view}
+    if masker is not None:
+        hidden = 1 + masker.hard_negatives  # queries and hard negatives
+        mask = hidden * options.batch * options.size**2
+        mask *= 3 if masker.strategy.channel_prob else 1
+        filtered = isinstance(masker.strategy, HighPassNoise)
+        least["localize"] = 0 if masker.localizer is None or method.cached else 2 * view
+        least["mask"] = mask
+        least["fill"] = hidden * 2 * view + mask + filtered * 4 * view
+    learned = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    # Forward and backward pass read the queue; an average reads two and writes one; SGD, as its
+    # fused kernel, reads weight, gradient and momentum, and writes weight and momentum.
+    return least | {
+        "loss": 2 * model.queue.nbytes,
+        "momentum encoder": 3 * learned,
+        "optimizer": 5 * learned,
+    }
+
+
+def show(results: dict[str, dict], title: str) -> None:
+    table = Table(title=title)
+    for column in ("method", "stage", "kernels", "GB", "least GB"):
+        table.add_column(column, justify="left" if column in ("method", "stage") else "right")
+    for name, stages in results.items():
+        for stage, row in stages.items():
+            moved = (f"{row[key] / 1e9:.2f}" for key in ("bytes", "least"))
+            table.add_row(name, stage, f"{row['kernels']}", *moved)
+        table.add_section()
+    print_table(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=DEFAULT, help="as in pretrain_cost.py")
+    parser.add_argument("--depth", type=int, default=50, help="of the ResNet (%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="pixels of a view (%(default)s)")
+    parser.add_argument("--stored", type=int, default=288, help="of a whole image (%(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images (%(default)s)")
+    parser.add_argument("--queue", type=int, default=65536, help="length (%(default)s)")
+    parser.add_argument("--json", help="write the figures here")
+    parser.set_defaults(device="meta", amp=None, plain_step=True)
+    options = parser.parse_args()
+    for name in options.methods:
+        if name not in methods():
+            raise InputError(f"there is no method {name!r}, only: {'; '.join(methods())}")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    MMLogger.get_instance("traffic", log_level="WARNING")
+    results = {name: count(options, name) for name in options.methods}
+    show(results, f"a step: ResNet-{options.depth}, {options.size} px, batch {options.batch}")
+    if options.json:
+        settings = ("depth", "size", "stored", "batch", "queue")
+        told = {key: getattr(options, key) for key in settings}
+        write_result(options.json, {**provenance(seed=0), "settings": told, "results": results})
+
+
+if __name__ == "__main__":
+    with report_errors():
+        main()

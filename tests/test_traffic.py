@@ -1,0 +1,88 @@
+"""What benchmarks/traffic.py counts, and that views and masks move no more than they do."""
+
+import sys
+
+import pretrain_cost
+import pytest
+import torch
+import traffic
+
+N = 10  # elements of each float32 tensor below, of which the index chooses three
+
+
+@pytest.mark.parametrize(
+    ("run", "kernels", "elements"),
+    [
+        (lambda a, b, index: a + b, 1, 3 * N),
+        (lambda a, b, index: a.add_(b), 1, 3 * N),
+        (lambda a, b, index: torch.add(a, a, out=b), 1, 3 * N),
+        (lambda a, b, index: a.zero_(), 1, N),
+        (lambda a, b, index: a.copy_(b), 1, 2 * N),
+        (lambda a, b, index: a.view(2, 5).t()[1:], 0, 0),
+        (lambda a, b, index: a[:1].expand(N) + b, 1, 1 + 2 * N),
+        (lambda a, b, index: a.index_select(0, index), 1, 2 * 3),
+        (lambda a, b, index: a.index_copy_(0, index, b[:3]), 1, 2 * 3),
+        (lambda a, b, index: torch._foreach_add_([a, b], [b, a]), 1, 6 * N),
+        (lambda a, b, index: torch.empty_like(a), 0, 0),
+        (lambda a, b, index: torch.ones(N) + 1, 0, 0),  # on the host
+    ],
+)
+def test_a_kernel_reads_its_inputs_and_writes_its_results_once(run, kernels, elements):
+    a, b = torch.empty(N, device="meta"), torch.empty(N, device="meta")
+    index = torch.empty(3, dtype=torch.long, device="meta")
+    with traffic.Traffic() as counted:
+        run(a, b, index)
+    assert counted.kernels["encoder"] == kernels
+    assert counted.bytes["encoder"] == 4 * elements
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """The price of 128 pairs of 224 px out of 288 px, with a small encoder and queue."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["traffic.py", "--depth", "18", "--queue", "256"])
+        options = traffic.parse_arguments()
+    return {name: traffic.count(options, name) for name in options.methods}
+
+
+def total(stages: dict, names: list[str], key: str) -> float:
+    return sum(stages[name][key] for name in names)
+
+
+def test_views_move_no_more_than_they_do(counted):
+    (views,) = {tuple(stages["views"].items()) for stages in counted.values()}
+    views = dict(views)
+    assert views["kernels"] <= 200
+    assert views["least"] < views["bytes"] <= 8e9
+
+
+@pytest.mark.parametrize(("strategy", "most"), [("mean", 1.2), ("blur", 1.8), ("high-pass", 2.5)])
+def test_masks_move_no_more_than_they_do(counted, strategy, most):
+    stages = counted[f"{strategy}, weight-free, hard negative"]
+    parts = ["localize", "mask", "fill"]
+    assert total(stages, parts, "kernels") <= 100
+    assert total(stages, parts, "least") < total(stages, parts, "bytes") <= most * 1e9
+
+
+def test_what_masks_do_is_not_told_of_plain_training_and_the_rest_is(counted):
+    plain, masked = counted["plain"], counted["mean, weight-free, hard negative"]
+    assert set(masked) - set(plain) == {"localize", "mask", "fill"}
+    # Beside query and key, a hard negative is encoded forward: half a forward of plain training's
+    # query, whose backward is twice its forward.
+    more = masked["encoder"]["least"] / plain["encoder"]["least"]
+    assert 1.2 < more < 1.35
+    for stage in ("upload", "views", "normalise", "momentum encoder", "optimizer"):
+        assert plain[stage] == masked[stage]
+    assert plain["momentum encoder"]["bytes"] == plain["momentum encoder"]["least"]
+
+
+def test_a_table_in_a_pipe_tells_every_method_by_its_whole_name(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    row = dict(seconds=1.0, ratio=1.0, paper=1.91, images_per_second=64.0, peak_memory_mb=512.0)
+    row["shares"] = dict.fromkeys(pretrain_cost.PARTS, 0.25)
+    names = pretrain_cost.methods()
+    monkeypatch.setattr(sys, "argv", ["pretrain_cost.py"])
+    pretrain_cost.show(dict.fromkeys(names, row), pretrain_cost.parse_arguments())
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in names)
+    assert "…" not in printed
