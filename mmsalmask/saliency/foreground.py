@@ -92,4 +92,5 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
-    return (saliency >= mean - offset * std).logical_and_(_above_noise(saliency, std))
+    told = _above_noise(saliency, std)
+    return (saliency >= mean.sub_(std, alpha=offset)).logical_and_(told)
