@@ -81,6 +81,7 @@ class ImageFolder(BaseDataset):
                 check_part(f"transform {place} of the pipeline", transform)
         self.with_label = check_flag("with_label", with_label)
         self.extensions = tuple(extension.lower() for extension in extensions)
+        self.found, self.skipped = 0, Counter()
         super().__init__(
             ann_file="",
             data_root=os.path.expanduser(data_root or ""),
@@ -99,7 +100,6 @@ class ImageFolder(BaseDataset):
         paths, self.skipped = _find_images([self.data_root], self.extensions)
         if not paths:
             raise InputError(self._no_images(self.skipped))
-        self.found = len(paths)
         return [{"img_path": path} for path in paths]
 
     def load_labelled(self, classes: Sequence[str]) -> list[dict]:
@@ -166,6 +166,7 @@ class ImageFolder(BaseDataset):
     def filter_data(self) -> list[dict]:
         """Number the images, of which ``indices`` may keep a part; nothing is filtered."""
         count, indices = len(self.data_list), self._indices
+        self.found = max(self.found, count)  # more where the listing is one side of a split
         if indices is not None:
             last = indices - 1 if isinstance(indices, int) else max(indices)
             if last >= count:

@@ -14,7 +14,7 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmsalmask.datasets import BrokenImage, ImageFolder, ImageNet100, LoadImage
+from mmsalmask.datasets import BrokenImage, ImageFolder, ImageNet100, LoadImage, PerClassSplit
 from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.imagenet100 import _IDS
 from mmsalmask.errors import InputError
@@ -362,6 +362,9 @@ def test_what_is_found_used_and_skipped_is_told_by_kind(tmp_path, caplog):
     (folder,) = image_folders(RepeatDataset(ImageFolder(root, LOAD, indices=2), 2))
     folder.tell(logger)
     assert caplog.record_tuples.pop() == ("told", logging.INFO, f"{told}2")
+    folder_of(tmp_path, "b/q.png")
+    PerClassSplit(root, "train", train_per_class=1).tell(logger)
+    assert caplog.messages.pop() == f"{root}: found 4 images, uses 2"
 
 
 def test_a_folder_that_is_missing_a_file_or_not_given_is_one_clear_sentence(tmp_path):
