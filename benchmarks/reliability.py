@@ -217,7 +217,7 @@ def start(config: Path, work: Path, *words: str, rank: str = "", **environment: 
         for stream in (1, 2):
             os.dup2(output, stream)
         tool = ROOT / "tools" / "train.py"
-        sys.argv = [str(tool), str(config), "--work-dir", str(work), *words]
+        sys.argv = [str(tool), str(config), "--verbose", "--work-dir", str(work), *words]
         runpy.run_path(str(tool), run_name="__main__")
         status = 0
     except SystemExit as end:
