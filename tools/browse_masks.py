@@ -7,6 +7,11 @@ they are those of its training data. Files keep their order; the images of a fol
     python tools/browse_masks.py CONFIG photo.jpg more/photos -o masks.png --batches 5
     python tools/browse_masks.py CONFIG more/photos --cfg-options \\
         model.data_preprocessor.masker.strategy.type=mmsalmask.StrongBlur
+
+ADIOS learns where to mask: with a checkpoint of its training, the picture shows the slots.
+
+    python tools/browse_masks.py configs/demo/adios-mocov2_resnet18_demo.py more/photos \\
+        --checkpoint work_dirs/adios/epoch_12.pth
 """
 
 import argparse
@@ -25,8 +30,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmsalmask.checkpoint import check_matches, load_checkpoint
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, fingerprint
@@ -34,6 +40,7 @@ from mmsalmask.datasets.image_folder import image_folders
 from mmsalmask.datasets.loading import BrokenImage
 from mmsalmask.engine import draw_gallery
 from mmsalmask.engine.paths import fetch_checkpoints
+from mmsalmask.engine.slots import draw_slots
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
 from mmsalmask.models import MaskingDataPreprocessor
@@ -66,6 +73,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="of images, views and masks (%(default)s)"
     )
+    parser.add_argument("--checkpoint", help="of an ADIOS training, whose mask net masks")
     parser.add_argument(
         "--localizer-map",
         action="store_true",
@@ -173,9 +181,56 @@ def shares(mask: Tensor, where: Tensor | None) -> list[Tensor]:
     return [torch.stack(mask_ratios(*pair)) for pair in pairs]
 
 
-def build_preprocessor(config: Config, given: str) -> MaskingDataPreprocessor:
+class Areas:
+    """The mean area of each slot of an ADIOS mask net over a run."""
+
+    def __init__(self) -> None:
+        self.areas: list[Tensor] = []
+
+    def add(self, masks: Tensor) -> None:
+        self.areas += masks.mean((2, 3))
+
+    def line(self) -> str:
+        means = torch.stack(self.areas).mean(0).mul(100).tolist()
+        told = ", ".join(f"{number}: {mean:.1f} %" for number, mean in enumerate(means, 1))
+        return f"mean area of each slot: {told} ({len(self.areas)} views)"
+
+
+def build_mask_net(config: Config, options: argparse.Namespace) -> nn.Module | None:
+    """The mask net of an ADIOS config with the weights of a checkpoint; ``None`` of another's."""
+    settings = (config.get("model") or {}).get("mask_net")
+    if settings is None:
+        if options.checkpoint:
+            raise InputError(
+                f"--checkpoint: {options.config} has no mask net (model.mask_net), its masks need "
+                "no checkpoint"
+            )
+        return None
+    if not options.checkpoint:
+        raise InputError(
+            f"{options.config} masks by a net that learns where: give a checkpoint of its training "
+            "with --checkpoint, such as work_dirs/…/epoch_12.pth"
+        )
+    weights = load_checkpoint(options.checkpoint)
+    state = {
+        name.removeprefix("mask_net."): value
+        for name, value in weights.get("state_dict", weights).items()
+        if name.startswith("mask_net.")
+    }
+    if not state:
+        raise InputError(
+            f"{options.checkpoint} holds no mask net: give a checkpoint of an ADIOS training"
+        )
+    net = MODELS.build(settings)
+    check_matches(net, state, options.checkpoint)
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def build_preprocessor(config: Config, given: str, masks: bool) -> MaskingDataPreprocessor:
+    """That of a config; ``masks``: it has to have a masker."""
     settings = config.get("model", {}).get("data_preprocessor") or config.get("data_preprocessor")
-    if settings is None or settings.get("masker") is None:
+    if settings is None or (masks and settings.get("masker") is None):
         raise InputError(
             f"{given} masks nothing: its data_preprocessor has no masker; use a config that has "
             "one, e.g. configs/demo/mocov2-salmask-mean_resnet18_demo.py"
@@ -197,6 +252,7 @@ def check_cache(cache: CachedSaliency, dataset: Config, options: argparse.Namesp
     cache.check_dataset(fingerprint(DATASETS.build({**dataset, "pipeline": []})))
 
 
+@torch.no_grad()
 def browse(options: argparse.Namespace) -> None:
     config = load_config(options.config, options.cfg_options)
     check_config(config)
@@ -206,21 +262,24 @@ def browse(options: argparse.Namespace) -> None:
         "browse_masks", scope_name=config.get("default_scope") or "mmpretrain"
     )
     set_random_seed(options.seed)
-    preprocessor = build_preprocessor(config, options.config)
-    masker = preprocessor.masker
-    if options.localizer_map and masker.localizer is None:
-        raise InputError(f"--localizer-map: the masker of {options.config} has no localizer")
+    net = build_mask_net(config, options)
+    preprocessor = build_preprocessor(config, options.config, masks=net is None)
+    localizer = getattr(preprocessor.masker, "localizer", None)
+    if options.localizer_map and localizer is None:
+        raise InputError(f"--localizer-map: {options.config} masks without a localizer")
     loader = config.get("train_dataloader") or {}
     dataset = loader.get("dataset") or {}
     while "pipeline" not in dataset and "dataset" in dataset:  # InMemory and other wrappers
         dataset = dataset["dataset"]
     if not dataset.get("pipeline"):
         raise InputError(f"{options.config} has no train_dataloader.dataset.pipeline for the views")
-    if isinstance(masker.localizer, CachedSaliency):
-        check_cache(masker.localizer, dataset, options)
+    if isinstance(localizer, CachedSaliency):
+        check_cache(localizer, dataset, options)
     images = find_images(options.images, dataset, options.seed)
-    broken, ratios, seen = {}, Ratios(), []
-    masker.register_forward_hook(lambda _, plain, masked: seen.append((plain, masked)))
+    broken, told, seen = {}, Ratios() if net is None else Areas(), []
+    (preprocessor.masker if net is None else net).register_forward_hook(
+        lambda _, plain, masked: seen.append((plain, masked))
+    )
     batches = draw_batches(
         images, Compose(dataset.pipeline), loader.get("batch_size") or 64, broken
     )
@@ -228,23 +287,30 @@ def browse(options: argparse.Namespace) -> None:
     if options.batches > 1:
         steps = track(steps, "masking", console=Console(stderr=True), transient=True)
     for step in steps:
-        preprocessor(next(batches), training=True)
-        (query, key), masked = seen.pop()
-        ratios.add(masked)
+        views = preprocessor(next(batches), training=True)["inputs"]
+        if net is not None:
+            net(views[0])
+        plain, masked = seen.pop()
+        told.add(masked)
         if step == 0:
             if options.localizer_map:
-                masked = replace(masked, query_saliency=masker.localizer(query))
-            draw(query, key, masked, preprocessor, options)
+                masked = replace(masked, query_saliency=localizer(plain[0]))
+            draw(plain, masked, preprocessor, options)
     if broken:
         some = "; ".join(f"{path}: {reason}" for path, reason in list(broken.items())[:5])
         print(f"{len(broken)} broken images skipped ({some}{' …' if len(broken) > 5 else ''})")
-    print(ratios.line())
+    print(told.line())
     print(options.out)
 
 
-def draw(query: Tensor, key: Tensor, masked: MaskedViews, preprocessor, options) -> None:
+def draw(plain: tuple[Tensor, ...], masked: MaskedViews | Tensor, preprocessor, options) -> None:
+    """Draw what a masker made of two views, or a mask net of one."""
+    rows, out = options.rows, options.out
     try:
-        draw_gallery(query, key, masked, preprocessor, options.out, options.rows)
+        if isinstance(masked, Tensor):
+            draw_slots(plain[0][:rows], masked[:rows], preprocessor, out)
+        else:
+            draw_gallery(*plain, masked, preprocessor, out, rows)
     except OSError as error:
         raise InputError(f"{options.out} cannot be written ({error.strerror})") from error
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmsalmask.engine import gallery
 from mmsalmask.masking import MaskedViews, MeanFill, SaliencyMasker
-from mmsalmask.models import MaskingDataPreprocessor
+from mmsalmask.models import MaskingDataPreprocessor, MaskUNet
 from mmsalmask.saliency import BoundaryPriorSaliency
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,7 +276,7 @@ def test_what_cannot_be_browsed_is_said_in_a_sentence(browse, folder, tmp_path):
         ("none of the 1 images can be read", ["broken"], {}),
         ("image folder empty is empty", ["empty"], {}),
         ("does not exist", [], dict(options=["data_root=nowhere"])),
-        ("has no localizer", [folder, "--localizer-map"], dict(options=blind)),
+        ("masks without a localizer", [folder, "--localizer-map"], dict(options=blind)),
         ("cannot be written", [folder], dict(out="taken/masks.png")),
         ("the picture is a PNG", [folder], dict(out="masks.jpg")),
         ("must be at least 1", [folder, "--rows", 0], {}),
@@ -289,6 +289,62 @@ def test_what_cannot_be_browsed_is_said_in_a_sentence(browse, folder, tmp_path):
         assert sentence in errors
         assert "Traceback" not in errors
     assert not list(tmp_path.glob("masks*"))
+
+
+ADIOS = str(ROOT / "configs/demo/adios-mocov2_resnet18_demo.py")
+NET = {"model.mask_net.size": 32, "model.mask_net.slots": 3, "model.mask_net.channels": 8}
+
+
+@pytest.fixture
+def adios(tmp_path):
+    """A checkpoint of an ADIOS training whose net gives a third of the slots nearly everything."""
+    torch.manual_seed(0)
+    net = MaskUNet(size=32, slots=3, channels=8)
+    net.head.bias.data[1] += 6
+    state = {f"mask_net.{name}": value for name, value in net.state_dict().items()}
+    torch.save(
+        {"state_dict": {**state, "backbone.conv1.weight": torch.zeros(1)}}, tmp_path / "a.pth"
+    )
+    return net.eval()
+
+
+def test_adios_shows_the_slots_of_a_checkpoint(browse, folder, adios, tmp_path):
+    options = [f"{key}={value}" for key, value in NET.items()]
+    given = [folder, "--checkpoint", tmp_path / "a.pth", "--rows", 2, "--batches", 2]
+    status, lines, errors, *_ = browse(*given, config=ADIOS, options=options)
+    assert status == 0, errors
+    areas = re.fullmatch(
+        r"mean area of each slot: 1: (\S+) %, 2: (\S+) %, 3: (\S+) % \(14 views\)", lines[0]
+    )
+    areas = [float(area) for area in areas.groups()]
+    assert sum(areas) == pytest.approx(100, abs=0.2)
+    assert areas[1] > 90
+    picture = np.asarray(Image.open(tmp_path / "masks.png").convert("RGB")) / 255
+    # Seven columns, the view and two per slot; the mask of the second slot is all but white.
+    wide = (len(picture[0]) / 140 - 0.05) / 7
+    column = [picture[60:200, round((0.1 + i * wide) * 140) :][:, :150].mean() for i in (1, 3, 5)]
+    assert column[1] > 0.85
+    assert max(column[0], column[2]) < 0.15
+
+
+def test_what_adios_lacks_to_be_browsed_is_said_in_a_sentence(browse, folder, adios, tmp_path):
+    options = [f"{key}={value}" for key, value in NET.items()]
+    torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(1)}}, tmp_path / "plain.pth")
+    for sentence, images, settings in (
+        ("masks by a net that learns where: give a checkpoint", [], dict(config=ADIOS)),
+        ("plain.pth holds no mask net", ["--checkpoint", "plain.pth"], dict(config=ADIOS)),
+        ("another architecture", ["--checkpoint", "a.pth"], dict(config=ADIOS)),
+        ("has no mask net", ["--checkpoint", "a.pth"], {}),
+        (
+            "masks without a localizer",
+            ["--checkpoint", "a.pth", "--localizer-map"],
+            dict(config=ADIOS, options=options),
+        ),
+    ):
+        status, _, errors, *_ = browse(folder, *images, **settings)
+        assert status == 2, sentence
+        assert sentence in errors
+        assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("to_rgb", [True, False])
