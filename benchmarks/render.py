@@ -231,8 +231,8 @@ def study_rows(data: dict) -> str:
     """A line per row of benchmarks/study.py: means over seeds, ± their standard deviation."""
     rows = []
     for name, runs in data["results"].items():
-        cells = []
-        for key in ("linear_top1", "linear_mean_per_class", "top1", "mean_per_class"):
+        cells = [str(len(runs))]
+        for key in ("linear_top1", "top1"):
             values = [run[key] for run in runs.values() if key in run]
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.1f}{spread}" if values else "failed")
@@ -241,8 +241,31 @@ def study_rows(data: dict) -> str:
         minutes = mean([run["pretraining_seconds"] / 60 for run in runs.values()] or [0])
         cells += [interval.format(**(difference or {})), f"{minutes:.1f}" if minutes else ""]
         rows.append([name, *cells])
-    header = ["pretraining", "linear top-1 %", "mean per class %", "kNN top-1 %"]
-    header += ["mean per class %", "linear − plain [95 %]", "minutes"]
+    header = ["pretraining", "seeds", "linear top-1 %", "kNN top-1 %", "linear − plain [95 %]"]
+    return markdown([*header, "minutes"], rows) + origin(data) + _runs_origin(data)
+
+
+def _runs_origin(data: dict) -> str:
+    """Where the runs themselves come from, which need not be where their page was made."""
+    runs = [run for by_seed in data["results"].values() for run in by_seed.values()]
+    found = {
+        f"commit {run['commit']}, {run['hardware']}, torch {run['torch']}"
+        for run in runs
+        if run.get("pretraining_seconds") and "commit" in run
+    }
+    return f"Trained: {'; '.join(sorted(found))}.\n" if found else ""
+
+
+def imagenette_128() -> str:
+    """kNN by epoch of the runs at 128 px."""
+    data = result("imagenette_128.json")
+    curves = {name: dict(runs["0"]["curves"]["knn_top1"]) for name, runs in data["results"].items()}
+    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
+    rows = [
+        [name, *(f"{curve[epoch]:.1f}" if epoch in curve else "–" for epoch in epochs)]
+        for name, curve in curves.items()
+    ]
+    header = ["pretraining", *(f"epoch {epoch}" for epoch in epochs)]
     return markdown(header, rows) + origin(data)
 
 
@@ -283,23 +306,6 @@ def mask_shares() -> str:
     header = ["grid", "masks", "shares", "query: foreground", "background"]
     header += ["hard negative: foreground", "background"]
     return markdown(header, rows, words=3) + origin(data)
-
-
-def study_tuning() -> str:
-    keys = ("linear_top1", "linear_mean_per_class", "top1", "mean_per_class")
-    rows = [
-        [
-            run["neck"],
-            str(run["lr"]),
-            str(run["epochs"]),
-            *(f"{run[key]:.1f}" for key in keys),
-            f"{run['loss']:.2f}",
-            run["commit"],
-        ]
-        for run in result("study_tuning.json")["runs"]
-    ]
-    header = ["neck", "lr", "epochs", "linear top-1 %", "mean per class %", "kNN top-1 %"]
-    return markdown([*header, "mean per class %", "last loss", "commit"], rows)
 
 
 def twin(data: dict) -> str:
@@ -385,7 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study grids": of_the_study(study_grids),
     "endurance": endurance,
     "precision": precision,
-    "study tuning": study_tuning,
+    "imagenette at full size": imagenette_128,
     "mask shares": mask_shares,
     "twin": lambda: twin(result("twin.json")),
 }

@@ -632,7 +632,9 @@ def main() -> None:
         write_result(file, data)
     draw_curves(results, options.out / "curves.png")
     if not options.tune:
-        draw_masks(options.rows, sides[1], options.size, options.out / "masks.png")
+        # Without hard negatives, queries look the same.
+        drawn = [row for row in results if "no hard negatives" not in row]
+        draw_masks(drawn, sides[1], options.size, options.out / "masks.png")
     write_page(data, options.out)
     print(f"page: {options.out / 'page.md'}")
 

@@ -211,5 +211,5 @@ def test_a_row_that_failed_is_told_in_the_table():
             **origin,
         }
     )
-    assert f"| {study.BASELINE} | 52.0 ± 2.8 | 40.0 ± 0.0 |" in text
-    assert "| gone | failed |" in text
+    assert f"| {study.BASELINE} | 2 | 52.0 ± 2.8 | 30.0 ± 0.0 |" in text
+    assert "| gone | 0 | failed |" in text
