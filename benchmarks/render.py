@@ -80,17 +80,6 @@ def methods() -> str:
     return markdown(header, rows, words=3)
 
 
-def caltech() -> str:
-    data = result("caltech101_knn.json")
-    rows = []
-    for name, runs in data["results"].items():
-        (run,) = runs.values()
-        minutes = f"{run['pretraining_seconds'] / 60:.0f}" if run["pretraining_seconds"] else ""
-        rows.append([name, f"{run['top1']:.1f}", f"{run['mean_per_class']:.1f}", minutes])
-    header = ["pretraining", "kNN top-1 %", "mean per class %", "minutes"]
-    return markdown(header, rows) + origin(data)
-
-
 def cached_saliency() -> str:
     data = result("cached_saliency.json")
     rows = [
@@ -374,7 +363,6 @@ def precision() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "cached saliency": cached_saliency,
-    "caltech": caltech,
     "pipeline": pipeline,
     "price list": price_list,
     "published": published,
