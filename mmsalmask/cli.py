@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from mmsalmask.errors import InputError, NotWritten, Stopped
+from mmsalmask.torchrun import leave_last_words
 
+DEFECT_STATUS = 1
 INPUT_STATUS = 2
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again
 INTERRUPT_STATUS = 130
@@ -143,7 +146,8 @@ def report_errors() -> Iterator[None]:
     An :class:`InputError`, or a file that cannot be written (a full disk, no permission), exits
     with 2; a run that was saved after a signal with 75; an interrupt elsewhere with 130. Anything
     else is a defect of ours and passes untouched, with its traceback. Of several processes on a
-    machine (``LOCAL_RANK``) only the first prints; all exit alike.
+    machine (``LOCAL_RANK``) only the first prints; all exit alike. Under
+    :mod:`mmsalmask.torchrun` the launcher prints, when all have ended.
     """
     # A log file on a full disk would add a traceback of its own for every line.
     logging.raiseExceptions = False
@@ -158,8 +162,12 @@ def report_errors() -> Iterator[None]:
     except OSError as error:
         ours = isinstance(error, NotWritten) or error.errno in _FULL
         if not ours or error.errno not in _NOT_WRITTEN:
+            leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
             raise
         _leave(f"error: {_not_written(error)}", INPUT_STATUS)
+    except Exception:
+        leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
+        raise
 
 
 def _sentence(error: InputError) -> str:
@@ -190,7 +198,7 @@ def _not_written(error: OSError) -> str:
 def _leave(message: str, status: int) -> None:
     with suppress(OSError):  # or what is buffered for a pipe would come after the error
         sys.stdout.flush()
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if not leave_last_words(message, status) and os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr)
     # The cause is the user's to mend, and told: its traceback would only hide the sentence.
     raise SystemExit(status) from None

@@ -91,8 +91,24 @@ class _Loop:
 class EpochLoop(_Loop, EpochBasedTrainLoop):
     """mmengine's ``EpochBasedTrainLoop`` for exact resuming; takes its arguments."""
 
+    unit = "epochs"
+
     def _complete(self) -> bool:
         return self._epoch == self._max_epochs
+
+    def progress(self) -> tuple[int, int, int]:
+        """Epochs completed, iterations of each, and iterations completed of the next."""
+        return self._epoch, len(self.dataloader), self.batches
+
+    def trained(self) -> tuple[float, int]:
+        """How many epochs are trained, and how many shall be."""
+        epochs, length, iterations = self.progress()
+        return epochs + min(1, iterations / length), self._max_epochs
+
+    def count_on(self) -> None:
+        """Add what is left to the iterations counted so far, which may have had other batches."""
+        epochs, length, iterations = self.progress()
+        self._max_iters = self._iter + (self._max_epochs - epochs) * length - iterations
 
     def _train(self) -> Any:
         self.runner.call_hook("before_train")
@@ -125,8 +141,21 @@ class EpochLoop(_Loop, EpochBasedTrainLoop):
 class IterLoop(_Loop, IterBasedTrainLoop):
     """mmengine's ``IterBasedTrainLoop`` for exact resuming; takes its arguments."""
 
+    unit = "iters"
+
     def _complete(self) -> bool:
         return self._iter == self._max_iters
+
+    def progress(self) -> tuple[int, int, int]:
+        """As of :class:`EpochLoop`; mmengine counts no epochs here."""
+        return 0, 0, self._iter
+
+    def trained(self) -> tuple[int, int]:
+        """How many iterations are trained, and how many shall be."""
+        return self._iter, self._max_iters
+
+    def count_on(self) -> None:
+        """Nothing to do: iterations are what is counted."""
 
     def _train(self) -> Any:
         self.runner.call_hook("before_train")

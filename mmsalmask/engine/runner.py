@@ -16,16 +16,19 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsalmask.checkpoint import load_checkpoint, revive
+from mmsalmask.checkpoint import load_checkpoint, read_config, revive
 from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.log_files import cut_logs, log_sizes
 from mmsalmask.engine.loops import EpochLoop, IterLoop
+from mmsalmask.engine.plan import Plan, changes
 from mmsalmask.engine.randomness import random_state, set_random_state
 from mmsalmask.engine.safe_checkpoint import write_atomically
 from mmsalmask.engine.stopping import StopSignals
 from mmsalmask.errors import InputError, Stopped
 
 _STATE = "exact_resume"
+# Changes of a config that are told one by one.
+_TOLD = 8
 _LOOPS = {
     kind: loop
     for mine, loop in ((EpochBasedTrainLoop, EpochLoop), (IterBasedTrainLoop, IterLoop))
@@ -168,6 +171,7 @@ class ExactRunner(Runner):
             "processes": all_gather_object(own),
             "batches": loop.batches,
             "batch_size": getattr(sampler, "batch_size", None),
+            "images": self._images(),
             "validated": loop.validated,
             "gradients": self._open_gradients(),
             "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
@@ -252,7 +256,17 @@ class ExactRunner(Runner):
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **options: Any) -> None:
-        """Take up a run where a checkpoint of it was written."""
+        """Take up a run where a checkpoint of it was written.
+
+        What the config says of the learning rate, the schedule and the length of the run holds,
+        whatever the checkpoint's said: the run goes on where one that was planned so from the start
+        would be. What differs is told.
+
+        Raises:
+            InputError: the checkpoint has another optimizer, or trained longer than this run shall.
+        """
+        checkpoint, plan = load_checkpoint(filename, lazy=True), Plan(self)
+        plan.check_optimizers(checkpoint, filename)
         super().resume(filename, *args, **options)
         state = self.message_hub.get_info(_STATE)
         if state is None:
@@ -267,18 +281,68 @@ class ExactRunner(Runner):
                     f"{cut} bytes of curves after iteration {self.iter} were removed: these "
                     "iterations are trained, and logged, once more"
                 )
+        self._tell_changes(checkpoint, state or {})
+        if isinstance(self.train_loop, EpochLoop | IterLoop):
+            self._go_on(plan, filename, state)
+
+    def _tell_changes(self, checkpoint: dict[str, Any], state: dict[str, Any]) -> None:
+        before = read_config(checkpoint["meta"].get("cfg", ""))
+        now = read_config(self.cfg.pretty_text)
+        found = changes(before, now) if before and now else []
+        images = self._images()
+        if state.get("images", images) != images:
+            found.append(f"the data had {state['images']} images and has {images}")
+        if found:
+            more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+            self.logger.warning(
+                "resuming by another config than the checkpoint's, and this one holds: "
+                f"{'; '.join(found[:_TOLD])}{more}"
+            )
+
+    def _go_on(self, plan: Plan, filename: str, state: dict[str, Any] | None) -> None:
+        """Bring the loop and the schedules to where the checkpoint was written."""
+        loop = self.train_loop
+        if state is not None:
+            loop.validated = state["validated"]
+            loop.batches = self._batches_here(state)
+        loop.count_on()
+        trained, wanted = loop.trained()
+        longer = f"set train_cfg.max_{loop.unit} to more than that"
+        if trained > wanted:
+            raise InputError(
+                f"{filename} was trained for {trained:g} {loop.unit}, more than the {wanted} of "
+                f"train_cfg.max_{loop.unit}: {longer}, or resume an earlier checkpoint"
+            )
+        if trained == wanted:
+            self.logger.warning(
+                f"{filename} is of a finished run, {wanted} of {wanted} {loop.unit} are trained: "
+                f"to train longer, {longer}"
+            )
+        if plan.differs():
+            before = self._learning_rate()
+            plan.follow(*loop.progress())
+            self.logger.warning(
+                "optimizer and schedule are planned anew, as if they had been so from the start: "
+                f"the learning rate goes on at {self._learning_rate():.4g}, the checkpoint's was "
+                f"{before:.4g}"
+            )
+
+    def _learning_rate(self) -> float:
+        return wrappers_of(self.optim_wrapper)[0].param_groups[-1]["lr"]
+
+    def _images(self) -> int | None:
+        dataset = self.train_dataloader.dataset
+        return len(dataset) if hasattr(dataset, "__len__") else None
 
     def take_up(self) -> None:
-        """Bring loop, random states and BatchNorm statistics to where the checkpoint was written.
+        """Bring random states and BatchNorm statistics to where the checkpoint was written.
 
         Called by the loop right before its first iteration, when nothing else draws any more.
         """
         state = self.message_hub.get_info(_STATE)
         if state is None or not self._resume:
             return
-        loop, processes = self.train_loop, state["processes"]
-        loop.validated = state["validated"]
-        loop.batches = self._batches_here(state)
+        processes = state["processes"]
         own = processes[self.rank % len(processes)]
         if self.rank < len(processes):  # a process more than before draws as it was seeded
             set_random_state(own["random"])
@@ -301,8 +365,8 @@ class ExactRunner(Runner):
             told.append("the order of the images, the queue and the schedule go on as before")
         else:
             told.append(
-                "iterations are counted on, so that the schedule covers another number of images; "
-                "set the learning rate yourself"
+                "the schedule goes on, but its steps cover another number of images: set the "
+                "learning rate yourself"
             )
         if former[1] != now[1]:
             told.append("masks differ, since each process has random states of its own")

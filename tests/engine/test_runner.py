@@ -94,21 +94,24 @@ def run(
     sampler="DefaultSampler",
     seed=5,
     precision=None,
+    optimizer=None,
+    schedule=None,
+    batch=2,
 ):
     runner = ExactRunner(
         Model(),
         work_dir=str(work),
-        train_dataloader=loader(sampler, shuffle=True),
+        train_dataloader={**loader(sampler, shuffle=True), "batch_size": batch},
         train_cfg=loop,
         val_dataloader=loader(shuffle=False),
         val_cfg={},
         val_evaluator=[Metric()],
         optim_wrapper={
-            "optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9},
+            "optimizer": optimizer or {"type": "SGD", "lr": 1.0, "momentum": 0.9},
             "accumulative_counts": accumulate,
             **(precision or {}),
         },
-        param_scheduler=[{"type": "PolyLR", "by_epoch": loop.get("by_epoch", True)}],
+        param_scheduler=schedule or [{"type": "PolyLR", "by_epoch": loop.get("by_epoch", True)}],
         default_hooks={
             "checkpoint": {
                 "type": "mmsalmask.SafeCheckpointHook",
@@ -249,3 +252,117 @@ def test_a_loop_of_another_library_is_left_as_it_is(tmp_path, monkeypatch):
     assert epochs == [1, 2]
     run(tmp_path / "again", {**loop, "max_epochs": 3}, BY_EPOCH, resume=tmp_path / "epoch_2.pth")
     assert epochs == [1, 2, 3]
+
+
+# ------------------------------------------------------------------------------- a changed plan
+
+WARM = {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "begin": 0, "end": 7}
+COSINE = {"type": "CosineAnnealingLR", "by_epoch": True, "eta_min": 0.01}
+BY_STEP = {"type": "CosineAnnealingLR", "by_epoch": True, "convert_to_iter_based": True}
+ADAM = {"type": "AdamW", "lr": 1.0}
+
+
+def learning_rates(work) -> list[float]:
+    """Of each iteration."""
+    return end(work)["message_hub"]["log_scalars"]["train/lr"].data[0].tolist()
+
+
+def told(work) -> str:
+    return "".join(path.read_text() for path in work.rglob("*.log"))
+
+
+def begin(work, loop, saving, iteration=13, **options):
+    """Train until the power is cut; the newest checkpoint."""
+    with pytest.raises(Power):
+        run(work, loop, saving, hooks=[Cut(iteration=iteration)], **options)
+    return run_checkpoints(work)[0]
+
+
+SGD = {"type": "SGD", "lr": 1.0, "momentum": 0.9}
+OTHER_SGD = {"type": "SGD", "lr": 0.3, "momentum": 0.5, "weight_decay": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("saving", "schedule"), [(BY_EPOCH, [BY_STEP]), (BY_ITERATION, [WARM, COSINE])]
+)
+@pytest.mark.parametrize(("epochs", "optimizer"), [(7, SGD), (3, SGD), (4, OTHER_SGD)])
+def test_a_changed_plan_is_followed_as_from_the_start(
+    tmp_path, saving, schedule, epochs, optimizer
+):
+    loop, now = {**EPOCHS, "max_epochs": epochs}, dict(schedule=schedule, optimizer=optimizer)
+    newest = begin(tmp_path, EPOCHS, saving, schedule=schedule)
+    former = load_checkpoint(newest)["meta"]["iter"]
+    run(tmp_path, loop, saving, resume=newest, **now)
+    run(tmp_path / "whole", loop, saving, **now)
+    resumed, whole = learning_rates(tmp_path), learning_rates(tmp_path / "whole")
+    assert resumed[former:] == pytest.approx(whole[former:])
+    assert len(resumed) == len(whole) == 5 * epochs
+    assert resumed[: former - 1] != pytest.approx(whole[: former - 1])
+    assert f"the learning rate goes on at {whole[former]:.4g}, the checkpoint" in told(tmp_path)
+    (group,) = end(tmp_path)["optimizer"]["param_groups"]
+    assert all(group[key] == optimizer[key] for key in optimizer.keys() - {"type", "lr"})
+
+
+def test_an_unchanged_plan_is_not_told(tmp_path):
+    newest = begin(tmp_path, EPOCHS, BY_ITERATION, schedule=[WARM, COSINE])
+    run(tmp_path, EPOCHS, BY_ITERATION, resume=newest, schedule=[WARM, COSINE])
+    assert "planned anew" not in told(tmp_path)
+    assert "another config" not in told(tmp_path)
+
+
+@pytest.mark.parametrize(("saving", "batch"), [(BY_EPOCH, 1), (BY_ITERATION, 5)])
+def test_other_batches_leave_the_epochs_and_their_schedule_as_they_are(tmp_path, saving, batch):
+    """Ten images: ten or two steps an epoch instead of five."""
+    newest = begin(tmp_path, EPOCHS, saving, schedule=[BY_STEP])
+    former = load_checkpoint(newest)["meta"]["iter"]
+    run(tmp_path, EPOCHS, saving, resume=newest, schedule=[BY_STEP], batch=batch)
+    run(tmp_path / "whole", EPOCHS, saving, schedule=[BY_STEP], batch=batch)
+    resumed, whole = learning_rates(tmp_path)[former:], learning_rates(tmp_path / "whole")
+    assert len(resumed) == len(whole) - former * 2 // batch
+    assert resumed == pytest.approx(whole[-len(resumed) :])
+    info = end(tmp_path)["message_hub"]["runtime_info"]
+    assert info["max_iters"] == end(tmp_path)["meta"]["iter"] == former + len(resumed)
+    assert "eta: -" not in told(tmp_path)
+    assert f"1 × 2 images per step became 1 × {batch}" in told(tmp_path)
+
+
+def test_a_run_by_iterations_is_planned_anew_too(tmp_path):
+    newest = begin(tmp_path, ITERATIONS, BY_ITERATION)
+    loop = {**ITERATIONS, "max_iters": 30}
+    run(tmp_path, loop, BY_ITERATION, resume=newest)
+    run(tmp_path / "whole", loop, BY_ITERATION)
+    assert learning_rates(tmp_path)[12:] == pytest.approx(learning_rates(tmp_path / "whole")[12:])
+
+
+def test_a_finished_run_says_so_and_ends_cleanly(tmp_path):
+    run(tmp_path, EPOCHS, BY_EPOCH)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")}
+    newest = tmp_path / "epoch_4.pth"
+    run(tmp_path, EPOCHS, BY_EPOCH, resume=newest)
+    assert (
+        f"{newest} is of a finished run, 4 of 4 epochs are trained: to train longer, set"
+        in told(tmp_path)
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.pth")} == before
+
+
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        (EPOCHS, "for 4 epochs, more than the 3 of"),
+        (ITERATIONS, "for 18 iters, more than the 3 of"),
+    ],
+)
+def test_a_run_that_is_to_be_shorter_than_it_is_already_is_refused(tmp_path, loop, words):
+    run(tmp_path, loop, BY_ITERATION)
+    limit = {key: 3 if key.startswith("max") else value for key, value in loop.items()}
+    with pytest.raises(InputError, match=words) as caught:
+        run(tmp_path, limit, BY_ITERATION, resume=run_checkpoints(tmp_path)[0])
+    assert "or resume an earlier checkpoint" in str(caught.value)
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path):
+    newest = begin(tmp_path, EPOCHS, BY_EPOCH)
+    with pytest.raises(InputError, match="was trained by another optimizer") as caught:
+        run(tmp_path, EPOCHS, BY_EPOCH, resume=newest, optimizer=ADAM)
+    assert f"load_from={newest}" in str(caught.value)

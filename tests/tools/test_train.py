@@ -314,6 +314,46 @@ def test_resuming_goes_on_where_the_run_stopped(place):
     assert text.count("Epoch(train) [1][2/2]") == 1
 
 
+def test_what_differs_from_the_checkpoint_is_told_before_training(place):
+    shutil.copytree(place / "done", place / "differs")
+    draw(place / "more", 12)
+    before = {"data_root": place / "images", "lr": 0.0075, "temperature": 0.2}
+    now = {"data_root": place / "more", "lr": 0.5, "temperature": 0.1}
+    outcome = run(
+        place,
+        "--resume",
+        work="differs",
+        **{
+            "data_root": now["data_root"],
+            "optim_wrapper.optimizer.lr": now["lr"],
+            "model.head.temperature": now["temperature"],
+            "train_cfg.max_epochs": 2,
+        },
+    )
+    assert outcome.status == 0
+    text = max((place / "differs").glob("*/*.log")).read_text()
+    told, training = text.partition("Epoch(train) [2]")[::2]
+    assert training
+    (sentence,) = [line for line in told.splitlines() if "by another config than" in line]
+    for clause in (
+        f"model.head.temperature was {before['temperature']} and is {now['temperature']}",
+        f"train_dataloader.dataset.data_root was '{before['data_root']}' and is '",
+        "train_cfg.max_epochs was 1 and is 2",
+        f"optim_wrapper.optimizer.lr was {before['lr']} and is {now['lr']}",
+        "the data had 8 images and has 12",
+    ):
+        assert clause in sentence
+    assert "optimizer and schedule are planned anew" in told
+
+
+def test_resuming_a_finished_run_says_so(place):
+    before = contents(place / "done")
+    outcome = run(place, "--resume", work="done")
+    assert outcome.status == 0
+    assert "is of a finished run, 1 of 1 epochs are trained: to train longer, set" in outcome.out
+    assert contents(place / "done") == before
+
+
 def test_a_run_is_never_begun_anew_over_another(place):
     before = contents(place / "done")
     told = run(place, work="done").sentence()
