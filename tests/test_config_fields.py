@@ -216,6 +216,7 @@ PARTS = {
             mask_net=[None, *NO_PART],
             penalty_weight=[*NO_NUMBER, -1],
             single_slot=NO_FLAG,
+            simultaneous=NO_FLAG,
             queue_len=NO_COUNT,
             symmetric=[*NO_FLAG, True],
         ),
@@ -227,6 +228,7 @@ PARTS = {
             mask_net=[None, *NO_PART],
             penalty_weight=[*NO_NUMBER, -1],
             single_slot=NO_FLAG,
+            simultaneous=NO_FLAG,
         ),
     ),
     "MaskUNet": Part(

@@ -1,5 +1,5 @@
 import copy
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -344,12 +344,79 @@ def test_the_penalty_hurts_the_mask_net():
     assert penalties[-1] < 0.9 * penalties[0]
 
 
+# ----------------------------------------------------------------------------- both at once
+
+
+def gradients_of_a_step(kind, monkeypatch, **options):
+    """What a step without learning leaves on every parameter, half of it: two are accumulated."""
+    model = adios(kind, **options)
+    optim = optimizers(model, lr=0.0, mask_lr=0.0, accumulative_counts=2)
+    with monkeypatch.context() as patch:  # both phases, and both ways, draw the same slots
+        patch.setattr(torch, "randint", lambda high, size, **_: torch.arange(*size) % high)
+        logged = step(model, optim)
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, logged
+
+
+@every_kind
+@pytest.mark.parametrize("single_slot", [False, True])
+def test_at_once_the_gradients_are_those_of_the_two_phases(kind, single_slot, monkeypatch):
+    runs = [
+        gradients_of_a_step(kind, monkeypatch, single_slot=single_slot, simultaneous=simultaneous)
+        for simultaneous in (False, True)
+    ]
+    (phases, logged), (once, logged_once) = runs
+    assert logged.keys() == logged_once.keys()
+    for name, value in logged.items():
+        assert logged_once[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    largest = {name: gradient.abs().max().item() for name, gradient in phases.items()}
+    for name, gradient in phases.items():
+        assert torch.allclose(once[name], gradient, atol=1e-7 + 1e-4 * largest[name]), name
+    assert all(
+        any(largest[n] > 1e-3 for n in largest if part in n) for part in ("neck", "mask_net")
+    )
+
+
+@every_kind
+@pytest.mark.parametrize("single_slot", [False, True])
+def test_at_once_each_slot_and_the_clean_view_are_encoded_once(kind, single_slot):
+    model, passed = adios(kind, single_slot=single_slot, simultaneous=True), []
+    model.backbone.register_forward_pre_hook(lambda _, args: passed.append(args))
+    step(model, optimizers(model))
+    assert len(passed) == (1 if single_slot else SLOTS) + (kind == "simclr")
+
+
+def test_at_once_the_graph_of_one_slot_lives_at_a_time():
+    class Saved:
+        live = most = 0
+
+        def __init__(self, tensor):
+            self.tensor = tensor
+            Saved.live += tensor.nbytes
+            Saved.most = max(Saved.most, Saved.live)
+
+        def __del__(self):
+            Saved.live -= self.tensor.nbytes
+
+    most = {}
+    for simultaneous in (False, True):
+        for slots in (2, 6):
+            mask_net = dict(PARTS["mask_net"], slots=slots)
+            model = adios(mask_net=mask_net, simultaneous=simultaneous)
+            Saved.live = Saved.most = 0
+            with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+                step(model, optimizers(model))
+            most[simultaneous, slots] = Saved.most
+    assert most[True, 6] < 1.1 * most[True, 2]
+    assert most[False, 6] > 2 * most[False, 2]
+
+
 # ------------------------------------------------------- accumulation, precision, many processes
 
 
-def accumulate(kind, lr, mask_lr, sizes):
+def accumulate(kind, lr, mask_lr, sizes, simultaneous=False):
     """The model after an update from these batches, of one set of images cut in order."""
-    model = adios(kind, group_norm=True, **(dict(momentum=1.0) if kind == "moco" else {}))
+    own = dict(momentum=1.0) if kind == "moco" else {}
+    model = adios(kind, group_norm=True, simultaneous=simultaneous, **own)
     model._end_batch = lambda clean: None  # the second batch would meet the first as negatives
     optim = optimizers(model, lr, mask_lr, accumulative_counts=len(sizes))
     views = [view.split(sizes) for view in images(sum(sizes))["inputs"]]
@@ -359,11 +426,17 @@ def accumulate(kind, lr, mask_lr, sizes):
 
 
 @pytest.mark.parametrize(
-    ("lr", "mask_lr", "part"), [(0.5, 0.5, "backbone"), (0.0, 0.5, "mask_net")]
+    ("lr", "mask_lr", "part", "simultaneous"),
+    [
+        (0.5, 0.5, "backbone", False),
+        (0.0, 0.5, "mask_net", False),
+        (0.5, 0.5, "backbone", True),
+        (0.5, 0.5, "mask_net", True),
+    ],
 )
-def test_two_accumulated_batches_are_one_of_twice_the_size(lr, mask_lr, part):
-    """The mask net's where the encoder stands still: it steps between the phases otherwise."""
-    parts = [getattr(accumulate("moco", lr, mask_lr, s), part) for s in ([4, 4], [8])]
+def test_two_accumulated_batches_are_one_of_twice_the_size(lr, mask_lr, part, simultaneous):
+    """The mask net's in two phases where the encoder stands still: it steps between them else."""
+    parts = [getattr(accumulate("moco", lr, mask_lr, s, simultaneous), part) for s in ([4, 4], [8])]
     start = getattr(adios("moco", group_norm=True, momentum=1.0), part)
     two, one, before = (
         torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (*parts, start)
@@ -385,9 +458,10 @@ def test_a_last_incomplete_round_of_accumulation_is_not_lost():
 
 
 @every_kind
+@pytest.mark.parametrize("simultaneous", [False, True])
 @pytest.mark.parametrize("dtype", ["Float16", "BFloat16"])
-def test_sixteen_bits_stay_finite_and_near_float32(kind, dtype):
-    full, half = adios(kind), adios(kind)
+def test_sixteen_bits_stay_finite_and_near_float32(kind, dtype, simultaneous):
+    full, half = (adios(kind, simultaneous=simultaneous) for _ in range(2))
     exact = step(full, optimizers(full))
     logged = step(half, optimizers(half, wrapper=f"mmsalmask.{dtype}OptimWrapper"))
     assert all(torch.isfinite(value).all() for value in logged.values())
@@ -396,20 +470,38 @@ def test_sixteen_bits_stay_finite_and_near_float32(kind, dtype):
     assert logged["loss"] != exact["loss"]
 
 
+@every_kind
+def test_at_once_the_scale_of_a_float16_loss_leaves_no_trace(kind):
+    """The mask net's gradient is taken from the encoder's scaled one."""
+    nets = {}
+    for scale in (1.0, 1024.0):
+        model = adios(kind, simultaneous=True)
+        options = dict(wrapper="mmsalmask.Float16OptimWrapper", loss_scale=scale)
+        before = state(model)
+        step(model, optimizers(model, **options))
+        nets[scale] = {n: v - before[n] for n, v in state(model).items() if "mask_net" in n}
+    for name, change in nets[1.0].items():
+        assert torch.allclose(nets[1024.0][name], change, rtol=0.1, atol=1e-4), name
+    assert max(change.abs().max() for change in nets[1.0].values()) > 1e-3
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for kind in KINDS:
+    for kind, simultaneous in product(KINDS, (False, True)):
         for counts in (1, 2):
             # Frozen parameters must not pass for unused ones where DDP looks for those.
-            model = SeparateDDP(adios(kind, group_norm=True), find_unused_parameters=counts == 1)
+            model = SeparateDDP(
+                adios(kind, group_norm=True, simultaneous=simultaneous),
+                find_unused_parameters=counts == 1,
+            )
             model.module.init_weights()
             optim = optimizers(model, accumulative_counts=counts)
             for seed in range(2 * counts):
                 joined = images(8, seed)["inputs"]
                 own = [view[4 * rank : 4 * rank + 4] for view in joined]
                 model.train_step(dict(inputs=own, data_samples=None), optim)
-            torch.save(state(model.module), f"{folder}/{kind}_{counts}_{rank}.pt")
+            torch.save(state(model.module), f"{folder}/{kind}_{simultaneous}_{counts}_{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -421,16 +513,17 @@ def two_processes(tmp_path_factory):
 
 
 @every_kind
+@pytest.mark.parametrize("simultaneous", [False, True])
 @pytest.mark.parametrize("counts", [1, 2])
 def test_two_processes_stay_identical_and_equal_one_on_the_joined_batch(
-    kind, counts, two_processes
+    kind, simultaneous, counts, two_processes
 ):
     first, second = (
-        torch.load(two_processes / f"{kind}_{counts}_{rank}.pt", weights_only=True)
+        torch.load(two_processes / f"{kind}_{simultaneous}_{counts}_{rank}.pt", weights_only=True)
         for rank in range(2)
     )
     assert moved(first, second) == set()
-    model = adios(kind, group_norm=True)
+    model = adios(kind, group_norm=True, simultaneous=simultaneous)
     start = state(model)
     assert list(first) == list(start)  # a checkpoint does not tell how many processes wrote it
     optim = optimizers(model, accumulative_counts=counts)
