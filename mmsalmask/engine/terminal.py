@@ -124,15 +124,14 @@ def _libraries_log(logger: MMLogger) -> Iterator[None]:
 
 
 def fold(text: str, indent: str = "    ") -> str:
-    """Break lines at spaces, where they are longer than 100 columns."""
-    return "\n".join(
-        part
-        for line in text.splitlines()
-        for part in textwrap.wrap(
-            line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        )
-        or [""]
-    )
+    """Break lines of more than 100 columns at spaces, unless a path fills one by itself."""
+    options = dict(subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in text.splitlines():
+        longest = max(map(len, line.split()), default=0)
+        whole = longest == 0 or longest > COLUMNS - 10
+        lines += [line] if whole else textwrap.wrap(line, COLUMNS, **options)
+    return "\n".join(lines)
 
 
 class QuietRunner(ExactRunner):

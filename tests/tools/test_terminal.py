@@ -236,6 +236,12 @@ def test_iterations_are_counted_where_epochs_do_not_matter(place):
     ]
 
 
+def test_long_lines_are_folded_and_those_of_a_long_path_are_not():
+    path = "/a" * 46
+    assert terminal.fold(f"work dir  {path}\n\n  end") == f"work dir  {path}\n\n  end"
+    assert terminal.fold("ab " * 40, "  ") == "ab " * 32 + "ab\n  " + "ab " * 6 + "ab"
+
+
 @pytest.fixture
 def logger(tmp_path):
     made = MMLogger("console", log_file=str(tmp_path / "all.log"))
