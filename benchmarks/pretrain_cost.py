@@ -52,6 +52,7 @@ OURS = {"low-pass": "lowpass", "feathered mean": "feathered"}  # fills that are 
 # Of a ResNet on whole images of 320 px, as tools/cache_saliency.py makes them.
 CACHE_CELLS = (10, 10)
 PARTS = ("data", "localizer", "fill", "encoder")
+AT_ONCE = "simultaneous"  # one pass for both nets, instead of two phases
 WITH, WITHOUT = "hard negative", "no hard negative"
 
 
@@ -60,9 +61,10 @@ def methods() -> dict[str, tuple[str, str, int]]:
     found = {
         "plain": ("mocov2", "none", 0),
         "MSCN": ("mocov2-mscn", "none", 0),
-        "ADIOS-s": ("adios-s-mocov2", "none", 0),
-        "ADIOS": ("adios-mocov2", "none", 0),
     }
+    for name, recipe in (("ADIOS", "adios-mocov2"), ("ADIOS-s", "adios-s-mocov2")):
+        found[name] = (recipe, "none", 0)
+        found[f"{name}, {AT_ONCE}"] = (f"{recipe} {AT_ONCE}", "none", 0)
     for strategy, recipe in STRATEGIES.items():
         for localizer in ("online", "weight-free", "cached"):
             for hard, words in ((1, WITH), (0, WITHOUT)):
@@ -106,6 +108,8 @@ class Method:
         }
         if recipe.startswith("adios"):
             overrides |= {"model.mask_net.size": options.size, "model.mask_net.slots": 6}
+            recipe, _, at_once = recipe.partition(" ")
+            overrides["model.simultaneous"] = bool(at_once)
         if "salmask" in recipe:
             overrides["model.data_preprocessor.masker.hard_negatives"] = hard
         config = load_config(str(CONFIGS / f"{recipe}_resnet18_demo.py"), overrides)
