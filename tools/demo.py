@@ -48,9 +48,9 @@ def evaluate(checkpoint: str | Path, data: Path, seed: int, result: Path) -> flo
 
 
 def draw_curve(work: Path, untrained: float, picture: Path) -> None:
-    """Loss over iterations and kNN accuracy over epochs of the newest run in ``work``."""
-    log = max(work.glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    """Loss over iterations and kNN accuracy over epochs of the run in ``work``."""
+    logs = sorted(work.glob("*/vis_data/scalars.json"))  # one more each time it was resumed
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     accuracies = [(line["step"], line["knn_top1"]) for line in lines if "knn_top1" in line]
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")

@@ -269,6 +269,11 @@ class ExactRunner(Runner):
         plan.check_optimizers(checkpoint, filename)
         super().resume(filename, *args, **options)
         state = self.message_hub.get_info(_STATE)
+        self._tell_changes(checkpoint, state or {})
+        if isinstance(self.train_loop, EpochLoop | IterLoop):
+            self._go_on(filename, state)
+            if plan.differs() or "optimizer" not in checkpoint:
+                self._follow(plan)
         if state is None:
             self.logger.warning(
                 f"{filename} holds no random states: the run goes on, but will not end exactly as "
@@ -281,9 +286,6 @@ class ExactRunner(Runner):
                     f"{cut} bytes of curves after iteration {self.iter} were removed: these "
                     "iterations are trained, and logged, once more"
                 )
-        self._tell_changes(checkpoint, state or {})
-        if isinstance(self.train_loop, EpochLoop | IterLoop):
-            self._go_on(plan, filename, state)
 
     def _tell_changes(self, checkpoint: dict[str, Any], state: dict[str, Any]) -> None:
         before = read_config(checkpoint["meta"].get("cfg", ""))
@@ -299,8 +301,8 @@ class ExactRunner(Runner):
                 f"{'; '.join(found[:_TOLD])}{more}"
             )
 
-    def _go_on(self, plan: Plan, filename: str, state: dict[str, Any] | None) -> None:
-        """Bring the loop and the schedules to where the checkpoint was written."""
+    def _go_on(self, filename: str, state: dict[str, Any] | None) -> None:
+        """Bring the loop to where the checkpoint was written."""
         loop = self.train_loop
         if state is not None:
             loop.validated = state["validated"]
@@ -318,14 +320,15 @@ class ExactRunner(Runner):
                 f"{filename} is of a finished run, {wanted} of {wanted} {loop.unit} are trained: "
                 f"to train longer, {longer}"
             )
-        if plan.differs():
-            before = self._learning_rate()
-            plan.follow(*loop.progress())
-            self.logger.warning(
-                "optimizer and schedule are planned anew, as if they had been so from the start: "
-                f"the learning rate goes on at {self._learning_rate():.4g}, the checkpoint's was "
-                f"{before:.4g}"
-            )
+
+    def _follow(self, plan: Plan) -> None:
+        before = self._learning_rate()
+        plan.follow(*self.train_loop.progress())
+        self.logger.warning(
+            "optimizer and schedule are planned anew, as if they had been so from the start: the "
+            f"learning rate goes on at {self._learning_rate():.4g}, the checkpoint's was "
+            f"{before:.4g}"
+        )
 
     def _learning_rate(self) -> float:
         return wrappers_of(self.optim_wrapper)[0].param_groups[-1]["lr"]
