@@ -78,8 +78,8 @@ def test_views_are_converted_and_normalised_then_masked(localizer):
     rgb = data["inputs"][1].flip(1).float()
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     assert torch.allclose(key, (rgb - mean) / std, atol=1e-5)
-    unmasked = (data["inputs"][0].flip(1).float() - mean) / std
-    masked = (query - unmasked).abs() > 1e-5
+    seen = (data["inputs"][0].flip(1).float() - mean) / std
+    masked = ~torch.isclose(query, seen, atol=1e-5)
     assert 0.02 < masked.float().mean() < 0.3
     assert 0 < (hard != key).float().mean() < 0.75
 
@@ -93,34 +93,6 @@ def test_one_batch_is_normalised_for_feature_extraction(localizer):
     build = MODELS.build(preprocessor(masker(localizer)))
     single = build({"inputs": batch()["inputs"][0], "data_samples": None})["inputs"]
     assert single.shape == (4, 3, 64, 64)
-
-
-@pytest.mark.parametrize("strategy", ["MeanFill", "HighPassNoise"])
-def test_both_directions_mask_each_view_once_and_locate_it_once(localizer, strategy):
-    config = masker(localizer, hard_negatives=2)
-    config["strategy"] = dict(type=f"mmsalmask.{strategy}")
-    build = MODELS.build(preprocessor(config))
-    build.both_directions = True
-    found, located = [], []
-    build.masker.register_forward_hook(lambda *call: found.append(call[2]))
-    build.masker.localizer.module.register_forward_pre_hook(lambda _, a: located.append(len(a[0])))
-    query, key, *hard = build(batch(), True)["inputs"]
-    plain = MODELS.build(dict(preprocessor()))(batch(), True)["inputs"]
-    first, second = (build.masker.strategy.see(view) for view in plain)
-    (views,) = found
-    assert located == [8]
-    assert torch.equal(key, torch.cat([second, first]))
-    for masked, mask, clean in (
-        (query, views.query_mask, torch.cat([first, second])),
-        *zip(hard, views.hard_negative_masks, [key, key], strict=True),
-    ):
-        mask = mask.expand_as(masked)
-        assert mask.flatten(1).any(1).all()
-        assert torch.equal(masked[~mask], clean[~mask])
-        assert (masked[mask] != clean[mask]).float().mean() > 0.99
-    assert torch.equal(views.query_saliency, views.key_saliency.roll(4, 0))
-    assert torch.equal(views.query_foreground, views.key_foreground.roll(4, 0))
-    assert not torch.equal(views.query_saliency[:4], views.query_saliency[4:])
 
 
 def test_a_third_view_is_refused(localizer):
