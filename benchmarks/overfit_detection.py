@@ -90,6 +90,7 @@ def small_recipe(folder: Path, truth: Path, options: argparse.Namespace):
             "train_cfg.val_interval": options.steps // 4,
             "default_hooks.checkpoint.interval": options.steps,
             "default_hooks.logger.interval": 10,
+            "custom_hooks.1.iterations": max(1, options.count // options.batch),
             "randomness.seed": options.seed,
             **{f"train_dataloader.dataset.{key}": value for key, value in dataset.items()},
             **{f"val_dataloader.dataset.{key}": value for key, value in dataset.items()},

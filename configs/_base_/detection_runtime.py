@@ -6,7 +6,11 @@ default_hooks = dict(
         by_epoch=False,
         interval=2000,
         max_keep_ckpts=2))
-custom_hooks = [dict(type='mmsalmask.ClassCheckHook')]
+custom_hooks = [
+    dict(type='mmsalmask.ClassCheckHook'),
+    # As in MoCo's detectors: detectron2's TEST.PRECISE_BN.
+    dict(type='mmsalmask.PreciseBNHook', iterations=200),
+]
 visualizer = dict(
     vis_backends=[dict(type='LocalVisBackend'),
                   dict(type='TensorboardVisBackend')])

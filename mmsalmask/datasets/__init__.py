@@ -1,5 +1,6 @@
 """Data: image folders that may hold broken files, and transforms for the family's pipelines."""
 
+from mmsalmask.datasets.difficult import LearnDifficult
 from mmsalmask.datasets.filters import HighPassFilter, StrongGaussianBlur
 from mmsalmask.datasets.fingerprint import fingerprint
 from mmsalmask.datasets.frames import (
@@ -34,6 +35,7 @@ __all__ = [
     "InMemory",
     "JitterFrames",
     "KITTIRawDepth",
+    "LearnDifficult",
     "LoadFrames",
     "LoadImage",
     "LoadTrueDepth",

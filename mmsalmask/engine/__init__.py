@@ -9,6 +9,7 @@ from mmsalmask.engine.gallery import draw_gallery
 from mmsalmask.engine.guards import CollapseHook, NonFiniteHook
 from mmsalmask.engine.knn import KNNHook
 from mmsalmask.engine.masks import MaskGalleryHook, TrainingStatisticsHook
+from mmsalmask.engine.precise_bn import PreciseBNHook
 from mmsalmask.engine.resident_images import ResidentImagesHook
 from mmsalmask.engine.runner import ExactRunner
 from mmsalmask.engine.safe_checkpoint import SafeCheckpointHook, write_atomically
@@ -26,6 +27,7 @@ __all__ = [
     "KNNHook",
     "MaskGalleryHook",
     "NonFiniteHook",
+    "PreciseBNHook",
     "ResidentImagesHook",
     "SafeCheckpointHook",
     "SlotGalleryHook",

@@ -154,6 +154,9 @@ def _shrink_detection(config: Config) -> None:
     if "mask_head" in config.model.roi_head:
         _merge(config, {"roi_head.mask_head.conv_out_channels": 64, "train_cfg.rcnn.mask_size": 8})
     _few_steps(config)
+    for hook in config.custom_hooks:
+        if hook.type == "mmsalmask.PreciseBNHook":
+            hook.iterations = max(1, SMALL_ITERATIONS // 20)
     config.param_scheduler[0].end = max(1, SMALL_ITERATIONS // 10)
     config.param_scheduler[1].milestones = [SMALL_ITERATIONS * 4 // 5]
     scale = (SMALL_SIDE, SMALL_SIDE)

@@ -62,6 +62,8 @@ def test_a_small_recipe_trains_a_backbone_of_any_depth(tmp_path, recipe, depth):
     rate = load_config(str(recipe)).optim_wrapper.optimizer.lr
     assert config.optim_wrapper.optimizer.lr == rate * SMALL_BATCH / 16, "by the batch"
     assert config.train_cfg.max_iters == SMALL_ITERATIONS
+    precise = [hook.iterations for hook in config.custom_hooks if "iterations" in hook]
+    assert precise == ([SMALL_ITERATIONS // 20] if "roi_head" in config.model else [])
     assert max(config.param_scheduler[-1].get("milestones", [0])) < SMALL_ITERATIONS
     assert "my/data" in str(config.test_dataloader.dataset)
     assert config.test_dataloader == config.val_dataloader

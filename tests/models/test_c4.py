@@ -70,6 +70,8 @@ def test_every_recipe_is_what_moco_fine_tunes(recipe):
     assert config.param_scheduler[1].milestones[-1] < config.train_cfg.max_iters
     assert config.model.backbone.norm_cfg == config.model.roi_head.shared_head.norm_cfg
     assert config.model.backbone.style == config.model.roi_head.shared_head.get("style", "pytorch")
+    (precise,) = (hook for hook in config.custom_hooks if hook.type == "mmsalmask.PreciseBNHook")
+    assert precise.iterations == 200
     one_process = "-bn_1x" in recipe.stem
     assert config.model.backbone.norm_cfg.type == ("BN" if one_process else "SyncBN")
     coco = "coco" in recipe.stem

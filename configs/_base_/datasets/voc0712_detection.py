@@ -2,6 +2,8 @@
 data_root = 'data/VOCdevkit/'
 loading = [
     dict(type='LoadImageFromFile'),
+    # detectron2 learns from objects that are marked as difficult.
+    dict(type='mmsalmask.LearnDifficult'),
     dict(type='LoadAnnotations', with_bbox=True),
 ]
 train_pipeline = [
