@@ -41,8 +41,8 @@ class Watch(Hook):
         masker = runner.plain_model.data_preprocessor.masker
         if masker is not None:
             masker.register_forward_hook(self.keep)
-        average = runner.plain_model._average
-        runner.plain_model._average = lambda *a: (self.moves.append(runner.iter), average(*a))
+        momentum = runner.plain_model._momentum_now
+        runner.plain_model._momentum_now = lambda: (self.moves.append(runner.iter), momentum())[1]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self.images += [sample.img_path for sample in data_batch["data_samples"]]

@@ -172,7 +172,7 @@ def widest_page(folder: Path) -> Path:
     results = {**RESULTS, "voc": {**RESULTS["voc"], "figures": figures}}
     results = {name: {**each, "recipe": recipe[1:-1]} for name, each in results.items()}
     facts = {**FACTS, "schedule": "small"}
-    write_report(compose(facts, results, [], [], PUBLISHED, folder), folder)
+    write_report(compose(facts, results, [], [], folder), folder)
     return folder / "report.html"
 
 
@@ -248,7 +248,7 @@ def test_curves_that_lie_on_the_axes_are_left_out_with_a_sentence(tmp_path):
     assert "Left out" not in alone.caption
     none = curves("none", voc=missed)
     assert none.file is None
-    text = compose(FACTS, {}, [], [none], PUBLISHED, tmp_path)
+    text = compose(FACTS, {}, [], [none], tmp_path)
     assert "## Precision and recall\n\nLeft out, because " in text
     assert "![" not in text
 
