@@ -14,6 +14,8 @@ from mmsalmask.checks import check_integer, check_part, check_positive_range, ch
 from mmsalmask.errors import InputError
 from mmsalmask.registry import TRANSFORMS
 
+_MOST_PIXELS = 2**26
+
 
 @TRANSFORMS.register_module()
 class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
@@ -22,7 +24,7 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
     Added key: ``crop_box``, four floats x0, y0, x1, y1 as shares of the image's width and height.
 
     Args:
-        scale: height and width of the view in pixels, or one number for both.
+        scale: height and width of the view in pixels, or one number for both; at most 2²⁶ pixels.
         crop_ratio_range: of the crop's share of the image, in (0, 1].
         aspect_ratio_range: of the crop's width / height.
         max_attempts: draws of a crop before the largest centred one is taken.
@@ -50,8 +52,14 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
                 f"interpolation of {backend} must be one of {', '.join(known)}, got "
                 f"{interpolation!r}"
             )
+        rows, columns = check_sides("scale", scale, 1)
+        if rows * columns > _MOST_PIXELS:  # Pillow would fill the memory until the system kills it
+            raise InputError(
+                f"scale is the size of a view in pixels, at most {_MOST_PIXELS:,} in all, got "
+                f"{rows}x{columns}"
+            )
         super().__init__(
-            check_sides("scale", scale, 1),
+            (rows, columns),
             check_positive_range("crop_ratio_range", crop_ratio_range, 1),
             check_positive_range("aspect_ratio_range", aspect_ratio_range),
             check_integer("max_attempts", max_attempts, 0),
