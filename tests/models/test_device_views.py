@@ -14,6 +14,7 @@ from mmsalmask.config import check_config, load_config
 from mmsalmask.datasets import ImageFolder, InMemory
 from mmsalmask.engine import ResidentImagesHook
 from mmsalmask.engine.launch import build_runner
+from mmsalmask.engine.randomness import random_state, set_random_state
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 
@@ -112,6 +113,16 @@ def test_positions_give_the_views_that_the_images_themselves_give(folder):
     assert all(torch.equal(*pair) for pair in zip(*views, strict=True))
     ResidentImagesHook().before_train(runner)  # a second training of the same runner
     assert model.images is not None
+
+
+def test_views_are_drawn_from_the_state_that_a_checkpoint_keeps(folder):
+    data, model = batch(folder)[0], preprocessor()
+    state = random_state()
+    views = [model(data, training=True)["inputs"] for _ in range(2)]
+    set_random_state(state)
+    again = model(data, training=True)["inputs"]
+    assert all(torch.equal(*pair) for pair in zip(views[0], again, strict=True))
+    assert not torch.equal(views[0][0], views[1][0])
 
 
 def test_images_that_are_not_for_training_are_normalised_only(folder):
