@@ -13,6 +13,7 @@ Started again with the same command, it goes on where it stopped. Everything lie
 photos split (--train-per-class of each class, drawn by seed 0, are the training part: the only ones
 that pretraining sees, without labels, and that the classifiers learn from; all others are the
 test), a folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
+--tune compares learning rates, necks and the like on a held-out tenth of the training part instead.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
-from mmsalmask.datasets import ImageFolder, split_per_class
+from mmsalmask.datasets import link_split, split_per_class
 from mmsalmask.engine.gallery import Column, draw_columns, to_photos
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
@@ -148,6 +149,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--lr", type=float, help="of all rows")
     parser.add_argument("--neck", choices=["MoCoV2Neck", "NonLinearNeck"], help="of all MoCo v2's")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="compare the rows on a held-out tenth of the training part, and end: a recipe is "
+        "chosen by this, for the test part has to be new to it",
+    )
     parser.add_argument("--jobs", type=int, help="runs side by side")
     parser.add_argument("--out", type=Path, help="work_dirs/study_<scale>")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
@@ -155,7 +162,8 @@ def parse_arguments() -> argparse.Namespace:
     for name, value in SCALES[options.scale].items():
         if getattr(options, name, None) is None:
             setattr(options, name, value)
-    options.out = options.out or Path("work_dirs") / f"study_{options.scale}"
+    name = f"study_{options.scale}" + ("_tune" if options.tune else "")
+    options.out = options.out or Path("work_dirs") / name
     options.rows = options.rows or CHOICES[options.scale]
     if options.rows == ["all"]:
         options.rows = CHOICES["all"]
@@ -171,26 +179,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def split(options: argparse.Namespace) -> tuple[Path, Path]:
     """Folders ``<class>/<image>`` of links to the photos: the training part and the test."""
-    sides = options.out / "photos" / "train", options.out / "photos" / "test"
-    finished = options.out / "photos" / "split.json"
+    drawn = {"train_per_class": options.train_per_class}
+    choose = partial(split_per_class, count=options.train_per_class, seed=0)
     data = options.data or unpack(options.out)
-    wanted = {"data": str(data.resolve()), "train_per_class": options.train_per_class}
-    if finished.exists():
-        if json.loads(finished.read_text()) != wanted:
-            raise InputError(f"{options.out} holds a study of other photos: choose another --out")
-        return sides
-    folder = ImageFolder(str(data), with_label=True)
-    infos = [folder.get_data_info(index) for index in range(len(folder))]
-    parts = split_per_class([info["gt_label"] for info in infos], options.train_per_class, seed=0)
-    for side, part in zip(sides, parts, strict=True):
-        for index in part:
-            photo = Path(infos[index]["img_path"])
-            link = side / photo.relative_to(data)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(photo.resolve())
-    write_result(finished, wanted)
-    return sides
+    return link_split(data, options.out / "photos", ("train", "test"), choose, drawn)
 
 
 def unpack(out: Path) -> Path:
@@ -302,7 +294,8 @@ def tool(name: str, *words: object, **overrides: object) -> None:
 def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path]) -> dict:
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
-    words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
+    judge = ["--holdout", 0.1] if options.tune else ["--test", sides[1]]
+    words = ["--data", sides[0], *judge, "--size", options.size, "--linear"]
     words += ["--curve", max(2, options.epochs // 10), "--jobs", options.jobs]
     words += ["--out", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
@@ -483,6 +476,8 @@ def main() -> None:
     origin = provenance()
     sides = split(options)
     results = run_rows(options, plan(options), sides)
+    if options.tune:
+        return
     checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
     if BOOTSTRAPPED in options.rows:
         results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)

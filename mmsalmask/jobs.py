@@ -39,12 +39,14 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     file = folder / "run.json"
     if not file.exists():
         write_result(file, dict(identity))
-    elif (found := json.loads(file.read_text())) != identity:
-        key = next(key for key in identity if found.get(key) != identity[key])
-        raise InputError(
-            f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity[key]!r}: choose "
-            "another --out, or delete that folder"
-        )
+        return
+    found = json.loads(file.read_text())
+    for key in {**found, **identity}:
+        if found.get(key) != identity.get(key):
+            raise InputError(
+                f"{folder} holds a run with {key} = {found.get(key)!r}, not {identity.get(key)!r}: "
+                "choose another --out, or delete that folder"
+            )
 
 
 def call(script: Path, words: list[str], log: Path, place: Place) -> None:

@@ -40,7 +40,7 @@ def test_the_photos_are_split_by_class_and_none_is_on_both_sides(photos, tmp_pat
     link = sides[0] / found[0][0]
     assert link.read_bytes() == (photos / found[0][0]).read_bytes()
     assert study.split(given) == sides
-    with pytest.raises(InputError, match="holds a study of other photos"):
+    with pytest.raises(InputError, match="holds a split of other photos"):
         study.split(options(tmp_path, data=photos, train_per_class=3))
 
 
