@@ -106,6 +106,23 @@ def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
     assert by_grid["14"]["query, random"]["spread"] < by_grid["4"]["query, random"]["spread"]
 
 
+@pytest.mark.parametrize("tune", [True, False])
+def test_a_recipe_is_chosen_without_the_test_photos(photos, tmp_path, monkeypatch, tune):
+    seen = []
+
+    def ablate_called_with(name, *words):
+        seen.extend(map(str, words))
+        Path(seen[seen.index("--json") + 1]).write_text('{"results": {}}')
+
+    monkeypatch.setattr(study, "tool", ablate_called_with)
+    given = options(tmp_path, data=photos, train_per_class=4, tune=tune)
+    sides = study.split(given)
+    assert study.run_rows(given, tmp_path / "plan.yml", sides) == {}
+    parsed = ablate.parse_arguments(seen)
+    assert parsed.data == str(sides[0])
+    assert (parsed.holdout, parsed.test) == ((0.1, None) if tune else (None, str(sides[1])))
+
+
 def test_every_row_has_the_same_recipe(tmp_path):
     given = options(tmp_path, rows=list(study.ROWS), cfg_options=[], curve=None)
     rows = ablate.read_plan(study.plan(given))
