@@ -11,7 +11,7 @@ hide. By default the photos are Imagenette's, in its official split.
 
 The recipe is chosen on training photos alone: --tune pretrains plain MoCo v2 and the high-pass
 strategy on nine tenths of them under each of the recipes in TRIALS, and evaluates on the tenth that
-seed 0 holds out. Constants that are not of the scale are given by --recipe.
+tools/ablate.py holds out. Constants that are not of the scale are given by --recipe.
 
 Started again with the same command, it goes on where it stopped. Everything lies in --work-dir: a
 folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
@@ -115,6 +115,7 @@ TRIALS = {
     "symmetric": {"symmetric": True},
     "lr 0.3": {"lr": 0.3},
 }
+HELD_OUT = 0.1  # of the training photos, for --tune
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
@@ -241,28 +242,12 @@ def trials() -> dict[str, tuple[str, dict]]:
 # ---------------------------------------------------------------------------------------- the data
 
 
-def photo_sides(options: argparse.Namespace) -> tuple[Path, Path]:
+def photo_sides(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folders to train on and to test on."""
-    if options.train is None:
-        folder = unpack("imagenette_112", options.out)
-        sides = folder / "train", folder / "val"
-    else:
-        sides = options.train, options.test
-    return hold_out(sides[0], options.out / "held_out") if options.tune else sides
-
-
-def hold_out(photos: Path, out: Path) -> tuple[Path, Path]:
-    """Links to nine tenths of the photos, and to the tenth of each class that seed 0 draws."""
-    sides, random = (out / "train", out / "test"), np.random.default_rng(0)
-    for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
-        files = sorted(folder.iterdir())
-        held = set(random.permutation(len(files))[: len(files) // 10].tolist())
-        for number, file in enumerate(files):
-            link = sides[number in held] / folder.name / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(file.resolve())
-    return sides
+    if options.train is not None:
+        return options.train, options.test
+    folder = unpack("imagenette_112", options.out)
+    return folder / "train", folder / "val"
 
 
 def unpack(name: str, out: Path) -> Path:
@@ -411,15 +396,9 @@ def tool(name: str, *words: object, **overrides: object) -> None:
 def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path]) -> dict:
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
-    words = ["--data", sides[0], "--test", sides[1], "--size", options.size, "--linear"]
-    words += [
-        "-k",
-        options.k,
-        "--curve",
-        max(1, options.epochs // options.points),
-        "--jobs",
-        options.jobs,
-    ]
+    judge = ["--holdout", HELD_OUT] if options.tune else ["--test", sides[1]]
+    words = ["--data", sides[0], *judge, "--size", options.size, "--linear", "-k", options.k]
+    words += ["--curve", max(1, options.epochs // options.points), "--jobs", options.jobs]
     words += ["--workers", options.workers]
     words += ["--work-dir", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
     tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))

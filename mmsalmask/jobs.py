@@ -40,14 +40,16 @@ def claim(folder: Path, identity: Mapping[str, Any], option: str = "--work-dir")
     file = folder / "run.json"
     if not file.exists():
         write_result(file, dict(identity))
-    elif (found := json.loads(file.read_text())) != identity:
-        key = next(key for key in identity if found.get(key) != identity[key])
-        told = f"{key} = {found.get(key)!r}, not {identity[key]!r}"
-        if isinstance(identity[key], Mapping):  # holds digests, which tell nobody anything
-            told = f"another {key}"
-        raise InputError(
-            f"{folder} holds a run with {told}: choose another {option}, or delete that folder"
-        )
+        return
+    found = json.loads(file.read_text())
+    for key in {**found, **identity}:
+        if found.get(key) != identity.get(key):
+            told = f"{key} = {found.get(key)!r}, not {identity.get(key)!r}"
+            if isinstance(identity.get(key), Mapping):  # holds digests, which tell nobody anything
+                told = f"another {key}"
+            raise InputError(
+                f"{folder} holds a run with {told}: choose another {option}, or delete that folder"
+            )
 
 
 def call(script: Path, words: list[str], log: Path, place: Place) -> None:

@@ -117,6 +117,7 @@ PARTS = {
             hard_negatives=NO_WHOLE,
             masked_views=NO_CHOICE,
             patches=NO_CHOICE,
+            shares=NO_CHOICE,
         ),
     ),
     "HighPassNoise": Part(

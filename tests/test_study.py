@@ -12,29 +12,11 @@ import study
 import torch
 import yaml
 from linear import to_bits
-from PIL import Image
 
 
 def options(out: Path, scale: str = "small", **others) -> Namespace:
     given = {"out": out, "tune": False, "cfg_options": [], "curve": None, **others}
     return Namespace(**study.SCALES[scale], **given)
-
-
-def test_a_tenth_of_each_class_is_held_out_and_none_is_on_both_sides(tmp_path):
-    photos = tmp_path / "photos"
-    for label, count in (("a", 10), ("b", 25)):
-        (photos / label).mkdir(parents=True)
-        for i in range(count):
-            Image.new("RGB", (8, 8), (i, 0, 0)).save(photos / label / f"{i}.png")
-    sides = study.hold_out(photos, tmp_path / "out")
-    found = [sorted(str(p.relative_to(side)) for p in side.glob("*/*")) for side in sides]
-    assert [sum(name[0] == label for name in found[1]) for label in "ab"] == [1, 2]
-    assert len(found[0]) == 9 + 23
-    assert not set(found[0]) & set(found[1])
-    link = sides[0] / found[0][0]
-    assert link.read_bytes() == (photos / found[0][0]).read_bytes()
-    assert study.hold_out(photos, tmp_path / "out") == sides
-    assert [len(list(side.glob("*/*"))) for side in sides] == [32, 3]
 
 
 def test_the_page_takes_the_runs_that_are_done(tmp_path):
@@ -107,6 +89,24 @@ def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
     # Patches that do not fit the object hide what is none; more of them stray less.
     assert by_grid["4"]["hard negative, true objects"]["rest"] > 2
     assert by_grid["14"]["query, random"]["spread"] < by_grid["4"]["query, random"]["spread"]
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_a_recipe_is_chosen_without_the_test_photos(tmp_path, monkeypatch, tune):
+    seen = []
+
+    def ablate_called_with(name, *words):
+        seen.extend(map(str, words))
+        Path(seen[seen.index("--json") + 1]).write_text('{"results": {}}')
+
+    monkeypatch.setattr(study, "tool", ablate_called_with)
+    sides = tmp_path / "train", tmp_path / "test"
+    given = options(tmp_path, train=sides[0], test=sides[1], tune=tune, points=5, workers=1)
+    assert study.photo_sides(given) == sides
+    assert study.run_rows(given, tmp_path / "plan.yml", sides) == {}
+    parsed = ablate.parse_arguments(seen)
+    assert parsed.data == str(sides[0])
+    assert (parsed.holdout, parsed.test) == ((0.1, None) if tune else (None, str(sides[1])))
 
 
 @pytest.mark.parametrize("scale", study.SCALES)

@@ -19,6 +19,10 @@ A plan is a YAML file: a config, the overrides that all rows share, and the rows
 All rows are checked before the first one starts. Started again with the same command, it goes on
 where it stopped: finished runs are read, interrupted ones resumed. Labels (subfolders of --data)
 are used by the classifiers alone: kNN and, with --linear, the linear one of tools/linear.py.
+
+Rows are compared on a tenth of each class of --data, drawn by a seed and held out of pretraining
+and of the classifiers' training. What is chosen by looking at them (a learning rate, a mask) may be
+measured once, at the end, on --test images that no choice has seen.
 """
 
 import argparse
@@ -42,7 +46,7 @@ from rich.table import Table
 
 from mmsalmask.cli import config_arguments, print_table, report_errors, work_dir_argument
 from mmsalmask.config import check_config, config_file, load_config
-from mmsalmask.datasets import ImageFolder
+from mmsalmask.datasets import ImageFolder, link_split, split_share
 from mmsalmask.engine.safe_checkpoint import run_checkpoints, write_atomically
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import Place, call, claim, run_all, wait_for
@@ -51,8 +55,9 @@ from mmsalmask.provenance import provenance, write_result
 TOOLS = Path(__file__).resolve().parent
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
 LINEAR = {"linear_top1": "linear top-1 %", "linear_mean_per_class": "linear mean per class %"}
-# Test images whose kNN accuracy is followed during pretraining: enough for a curve.
+# Images whose kNN accuracy is followed during pretraining: enough for a curve.
 CURVE_IMAGES = 1000
+HOLDOUT = 0.1
 
 
 class Row(NamedTuple):
@@ -75,14 +80,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder <class>/<image> to pretrain on")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--test", help="classify these images; the neighbours are all of --data (<class>/<image>)"
+        "--holdout",
+        type=float,
+        metavar="SHARE",
+        help="compare the rows on this share of each class of --data, which nothing is trained on "
+        f"({HOLDOUT}, the default way)",
+    )
+    source.add_argument(
+        "--test",
+        help="the final measurement: train on all of --data and classify these images "
+        "(<class>/<image>); choose no recipe by them",
     )
     source.add_argument(
         "--train-per-class",
         type=int,
-        default=30,
         metavar="N",
-        help="classify --data by N neighbours of each class of it (%(default)s)",
+        help="pretrain on all of --data, and classify it by N labelled images of each class of it",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--size", type=int, default=64, help="pixels of the kNN (%(default)s)")
@@ -95,7 +108,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="also log kNN accuracy every N epochs of the pretraining, on about "
-        f"{CURVE_IMAGES:,} of the --test images, which this needs",
+        f"{CURVE_IMAGES:,} of the images that are held out, or of --test",
     )
     parser.add_argument(
         "--workers", type=int, default=2, help="processes that decode (%(default)s)"
@@ -113,8 +126,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; give 1 or more")
-    if options.curve is not None and (options.curve < 1 or not options.test):
-        parser.error("--curve is a number of epochs, at least 1, and needs --test")
+    if not options.test and options.train_per_class is None and options.holdout is None:
+        options.holdout = HOLDOUT
+    if options.holdout is not None and not 0 < options.holdout < 1:
+        parser.error(f"--holdout is {options.holdout}; give a share between 0 and 1")
+    if options.curve is not None and (options.curve < 1 or options.train_per_class is not None):
+        parser.error(
+            "--curve is a number of epochs, at least 1, and needs images that nothing is trained "
+            "on: give no --train-per-class"
+        )
+    # What is trained on and classified; of --data as a whole until a part of it is held out.
+    options.train, options.judged = options.data, options.test or options.data
     options.work_dir = options.work_dir or Path("work_dirs") / options.plan.stem
     return options
 
@@ -207,12 +229,12 @@ def write_config(row: Row, options: argparse.Namespace, folder: Path) -> str:
 
 def _knn_hook(options: argparse.Namespace) -> dict:
     labelled = {"type": "mmsalmask.ImageFolder", "with_label": True}
-    number = len(ImageFolder(options.test))
+    number = len(ImageFolder(str(options.judged)))
     spread = list(range(0, number, max(1, number // CURVE_IMAGES)))
     return {
         "type": "mmsalmask.KNNHook",
-        "train": {"data_root": str(options.data), **labelled},
-        "test": {"data_root": str(options.test), "indices": spread, **labelled},
+        "train": {"data_root": str(options.train), **labelled},
+        "test": {"data_root": str(options.judged), "indices": spread, **labelled},
         "interval": options.curve,
         "size": options.size,
         "metric": {"type": "mmsalmask.KNNMetric", "k": options.k},
@@ -230,15 +252,26 @@ def _plain(value: object) -> object:
 # ---------------------------------------------------------------------------------------- the runs
 
 
+def hold_out(options: argparse.Namespace) -> None:
+    """Train on one part of --data and judge on the other, links to its images in two folders.
+
+    Seed 0 draws the part, whatever the seeds of the runs: all rows and seeds are judged alike.
+    """
+    choose = partial(split_share, held_out=options.holdout, seed=0)
+    drawn, sides = {"holdout": options.holdout}, ("train", "held_out")
+    parts = link_split(Path(options.data), options.work_dir / "photos", sides, choose, drawn)
+    options.train, options.judged = parts
+
+
 def run(row: Row, seed: int, options: argparse.Namespace, place: Place) -> dict:
     """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
     folder = options.work_dir / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    same = {"data": options.data, "amp": options.amp, "cfg_options": options.cfg_options}
+    same = {name: getattr(options, name) for name in ("data", "holdout", "amp", "cfg_options")}
     claim(folder, {**row._asdict(), "curve": options.curve, "seed": seed, **same})
     config = [write_config(row, options, folder.parent), "--cfg-options"]
     config += [*row.overrides, *options.cfg_options]
-    config += [f"data_root={options.data}", f"randomness.seed={seed}"]
+    config += [f"data_root={options.train}", f"randomness.seed={seed}"]
     finished = folder / "result.json"
     result = json.loads(finished.read_text()) if finished.exists() else {}
     if "checkpoint" not in result:
@@ -295,11 +328,11 @@ def evaluate(
     """kNN accuracy, and the linear classifier's where it is asked for."""
     tool, k = ("linear", "--knn") if options.linear else ("knn", "-k")
     file = folder / f"{tool}.json"
-    words = [config[0], checkpoint, f"--train={options.data}", f"--seed={seed}"]
+    words = [config[0], checkpoint, f"--train={options.train}", f"--seed={seed}"]
     words += [f"--size={options.size}", f"--json={file}", k, str(options.k)]
     words.append(f"--workers={options.workers}")
-    if options.test:
-        words.append(f"--test={options.test}")
+    if options.train_per_class is None:
+        words.append(f"--test={options.judged}")
     else:
         words.append(f"--train-per-class={options.train_per_class}")
     if options.linear:
@@ -316,8 +349,9 @@ def evaluate(
 
 def evaluation(options: argparse.Namespace) -> dict:
     """What an accuracy depends on besides the backbone."""
-    split = "test" if options.test else "train_per_class"
-    found = {name: getattr(options, name) for name in (split, "size", "k")}
+    judge = ("holdout", "test", "train_per_class")
+    given = [name for name in judge if getattr(options, name) is not None]
+    found = {name: getattr(options, name) for name in (*given, "size", "k")}
     return {**found, "linear": True} if options.linear else found
 
 
@@ -393,6 +427,8 @@ def main(arguments: list[str] | None = None) -> None:
         check_rows(rows, options)
         if not Path(options.data).is_dir():
             raise InputError(f"--data: there is no folder {options.data}")
+        if options.holdout:
+            hold_out(options)
         origin = {**provenance(), "seed": options.seeds}
         results: dict[str, dict[int, dict]] = {row.name: {} for row in rows}
         failures = []
@@ -428,6 +464,11 @@ def main(arguments: list[str] | None = None) -> None:
         }:
             write_result(file, data)
         print(f"table: {options.work_dir / 'table.md'}  plot: {options.work_dir / 'plot.png'}")
+        if options.holdout:
+            print(
+                f"judged on {options.holdout:.0%} of each class, held out: measure what you choose "
+                "by it once, with --test, on images that it has not seen"
+            )
         if failures:
             raise InputError(f"{len(failures)} of the runs failed: " + "; ".join(failures))
 

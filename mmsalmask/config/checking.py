@@ -129,12 +129,14 @@ def _check_schedule(cfg: Config) -> None:
     if not isinstance(schedulers, list) or not is_integer(epochs, 1):
         return
     for number, part in enumerate(schedulers):
+        if not isinstance(part, dict) or "end" in part or not part.get("by_epoch", True):
+            continue
         begin = part.get("begin", 0)
-        if part.get("by_epoch", True) and "end" not in part and begin >= epochs:
+        if is_integer(begin, epochs):
+            before = f" and param_scheduler.{number - 1}.end" if number else ""
             raise InputError(
                 f"param_scheduler.{number} begins at epoch {begin}, when training of {epochs} "
-                "epochs is over: train longer, or give param_scheduler another warm-up, such as "
-                f"param_scheduler.{number - 1}.end=1 param_scheduler.{number}.begin=1"
+                f"epochs is over: train longer, or lower param_scheduler.{number}.begin{before}"
             )
 
 

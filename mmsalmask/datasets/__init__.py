@@ -23,7 +23,7 @@ from mmsalmask.datasets.loading import (
     read_image,
     read_whole,
 )
-from mmsalmask.datasets.per_class import PerClassSplit, split_per_class
+from mmsalmask.datasets.per_class import PerClassSplit, link_split, split_per_class, split_share
 from mmsalmask.datasets.views import MultiView, PackInputs, RandomResizedCrop
 
 __all__ = [
@@ -49,7 +49,9 @@ __all__ = [
     "ResizeFrames",
     "StrongGaussianBlur",
     "fingerprint",
+    "link_split",
     "read_image",
     "read_whole",
     "split_per_class",
+    "split_share",
 ]

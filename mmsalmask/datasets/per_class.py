@@ -1,12 +1,16 @@
 """A folder per class, split by a seed into so many training images of each class and the others."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmsalmask.checks import check_integer
 from mmsalmask.datasets.image_folder import ImageFolder
 from mmsalmask.errors import InputError
+from mmsalmask.provenance import write_result
 from mmsalmask.registry import DATASETS
 
 
@@ -32,6 +36,67 @@ def split_per_class(
     place = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
     drawn = place < wanted[sorted_labels]
     return np.sort(by_class[drawn]).tolist(), np.sort(by_class[~drawn]).tolist()
+
+
+def split_share(
+    labels: Sequence[int] | np.ndarray, held_out: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Hold a share of each class out, of which at least one entry stays.
+
+    Args:
+        labels: The classes (N,), integer, from 0.
+        held_out: In (0, 1).
+        seed: As in :func:`split_per_class`.
+
+    Returns:
+        The indices that stay and those held out, each in ascending order.
+    """
+    sizes = np.bincount(np.asarray(labels))
+    kept = np.maximum(1, sizes - np.round(held_out * sizes).astype(int))
+    return split_per_class(labels, kept, seed)
+
+
+def link_split(
+    data: Path,
+    out: Path,
+    sides: tuple[str, str],
+    split: Callable[[list[int]], tuple[list[int], list[int]]],
+    identity: Mapping[str, Any],
+) -> tuple[Path, Path]:
+    """Two folders ``<class>/<image>`` of links to the images of one, made once.
+
+    Args:
+        data: the folder, ``<class>/<image>``.
+        out: where they go.
+        sides: their names.
+        split: from the labels of all images to the indices of each side.
+        identity: what the split depends on besides the folder; JSON values.
+
+    Raises:
+        InputError: ``out`` holds a split of another kind, or one side would have no images.
+    """
+    folders, finished = (out / sides[0], out / sides[1]), out / "split.json"
+    wanted = {"data": str(data.resolve()), **identity}
+    if finished.exists():
+        if json.loads(finished.read_text()) != wanted:
+            raise InputError(f"{out} holds a split of other photos: choose another --out")
+        return folders
+    folder = ImageFolder(str(data), with_label=True)
+    infos = [folder.get_data_info(index) for index in range(len(folder))]
+    parts = split([info["gt_label"] for info in infos])
+    if not all(parts):
+        raise InputError(
+            f"the {len(infos)} images of {data} are too few: no class has one for either side"
+        )
+    for side, part in zip(folders, parts, strict=True):
+        for index in part:
+            photo = Path(infos[index]["img_path"])
+            link = side / photo.relative_to(data)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(photo.resolve())
+    write_result(finished, wanted)
+    return folders
 
 
 @DATASETS.register_module()

@@ -12,11 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmsalmask.datasets import split_per_class
+from mmsalmask.datasets import split_share
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
 from mmsalmask.evaluation.features import LabelledFeatures
@@ -167,9 +166,7 @@ def choose(
     """
     if not 0 < held_out < 1:
         raise InputError(f"the share held out is {held_out}; give one between 0 and 1")
-    sizes = np.bincount(labels.cpu(), minlength=num_classes)
-    kept = np.maximum(1, sizes - np.round(held_out * sizes).astype(int))
-    part, rest = split_per_class(labels.cpu(), kept, seed)
+    part, rest = split_share(labels.cpu(), held_out, seed)
     if not rest:
         raise InputError(
             f"{len(labels)} training images are too few to hold out {held_out:.0%} of each class: "

@@ -164,10 +164,66 @@ def test_a_row_can_change_its_config_be_followed_and_be_classified_linearly(plac
     assert "linear top-1 %" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_a_curve_needs_images_to_test(place, capsys):
+def test_a_curve_needs_images_that_nothing_is_trained_on(place, capsys):
     with pytest.raises(SystemExit):
         run(place, "--curve", "1")
-    assert "--curve is a number of epochs, at least 1, and needs --test" in capsys.readouterr().err
+    assert "needs images that nothing is trained on" in capsys.readouterr().err
+
+
+@pytest.fixture
+def striped(place, tmp_path) -> Path:
+    """The plan, without its pretraining, and ten images of each class."""
+    (tmp_path / "tiny.py").write_text(CONFIG)
+    write(tmp_path, PLAN)
+    for source in sorted((place / "photos").glob("*/*.png")):
+        target = tmp_path / "photos" / source.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        for i in (0, 6):
+            if int(source.stem) + i < 10:
+                copy = target / f"{int(source.stem) + i}.png"
+                Image.fromarray(np.asarray(Image.open(source)) // (1 + i // 6)).save(copy)
+    return tmp_path
+
+
+def ablate_in(folder: Path, *words: str) -> dict:
+    data, out = str(folder / "photos"), str(folder / "out")
+    plan = str(folder / "plan.yml")
+    ablate.main([plan, "--data", data, "--out", out, "--size", "32", "-k", "3", *words])
+    return json.loads((folder / "out" / "results.json").read_text())
+
+
+def test_rows_are_compared_on_a_held_out_tenth_that_nothing_is_trained_on(striped, capsys):
+    found = ablate_in(striped, "--curve", "2")
+    assert found["holdout"] == 0.1
+    sides = [striped / "out" / "photos" / side for side in ("train", "held_out")]
+    names = [{str(path.relative_to(side)) for path in side.glob("*/*")} for side in sides]
+    assert [len(each) for each in names] == [18, 2]
+    assert not names[0] & names[1]
+    assert {name.split("/")[0] for name in names[1]} == {"across", "down"}
+    trained = found["results"]["random patches"]["0"]
+    assert (trained["train_images"], trained["test_images"]) == (18, 2)
+    config = ablate.load_config(str(striped / "out" / "random-patches" / "seed_0" / "tiny.py"))
+    assert config.train_dataloader.dataset.data_root == str(sides[0])
+    (curve,) = config.custom_hooks
+    assert [curve[side].data_root for side in ("train", "test")] == [str(side) for side in sides]
+    assert "measure what you choose by it once, with --test" in capsys.readouterr().out
+    # The final measurement trains on all, which is another run.
+    with pytest.raises(SystemExit):
+        ablate_in(striped, "--curve=2", "--test", str(striped / "photos"), "--rows", "untrained")
+    assert "holds a run with holdout = 0.1, not None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.5"])
+def test_a_share_that_leaves_one_side_empty_is_refused(striped, capsys, share):
+    with pytest.raises(SystemExit):
+        ablate_in(striped, f"--holdout={share}")
+    assert "give a share between 0 and 1" in capsys.readouterr().err
+
+
+def test_images_too_few_to_hold_any_out_are_told(striped, capsys):
+    with pytest.raises(SystemExit):
+        ablate_in(striped, "--holdout", "0.01")
+    assert "the 20 images of" in capsys.readouterr().err
 
 
 def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, capsys):
