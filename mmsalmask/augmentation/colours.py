@@ -44,7 +44,8 @@ def shift_hue(images: Tensor, turns: Tensor) -> Tensor:
         images: (N, 3, H, W), any range from 0 on.
         turns: (N,) on the images' device, in [−0.5, 0.5]; 1 is the full circle.
     """
-    least, most = images.aminmax(dim=1, keepdim=True)
+    # Not aminmax: on a CPU it takes six times as long as both.
+    least, most = images.amin(1, keepdim=True), images.amax(1, keepdim=True)
     red, green, blue = images.split(1, dim=1)
     hue = (most - red).add_(green).add_(blue).sub_(least, alpha=2).copysign_(green - blue)
     # Greys have the hue 0.
