@@ -20,7 +20,8 @@ from mmsalmask.errors import InputError
 from mmsalmask.saliency.crops import Crops
 from mmsalmask.saliency.foreground import informative
 
-FORMAT = 1
+# 2: BoundaryPriorSaliency reads the texture of a cell from fewer rows than in 1.
+FORMAT = 2
 _KEY = "mmsalmask_saliency"
 
 

@@ -190,7 +190,7 @@ def test_the_file_is_a_safetensors_file_whose_maps_stay_in_it(tmp_path):
     cache = open_cache(path)
     assert torch.equal(cache.maps, maps)
     assert torch.equal(load_file(path)["maps"], maps)
-    assert cache.manifest == manifest(21, size=64, format=1)
+    assert cache.manifest == manifest(21, size=64, format=2)
     with open("/proc/self/maps") as mapped:
         assert str(path) in mapped.read()
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
@@ -234,10 +234,10 @@ def test_what_is_no_cache_is_refused_in_a_sentence(tmp_path):
     content = whole.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
-    header["__metadata__"]["mmsalmask_saliency"] = json.dumps(manifest(9, format=2))
+    header["__metadata__"]["mmsalmask_saliency"] = json.dumps(manifest(9, format=3))
     text = json.dumps(header).encode()
     later.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
-    with pytest.raises(InputError, match="format 2, wanted 1"):
+    with pytest.raises(InputError, match="format 3, wanted 2"):
         open_cache(later)
 
 
