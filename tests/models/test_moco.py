@@ -221,7 +221,7 @@ def test_a_step_lowers_the_loss_of_the_same_batch():
         (dict(momentum=(0.9, 1.1)), "stays, in \\[0, 1\\]"),
         (dict(symmetric="no"), "symmetric must be True or False"),
         (
-            dict(symmetric=True, data_preprocessor=dict(type="SelfSupDataPreprocessor")),
+            dict(symmetric=True, data_preprocessor=dict(type="mmpretrain.SelfSupDataPreprocessor")),
             "symmetric=True needs a preprocessor that hands on both directions",
         ),
         (dict(bn_splits=0), "bn_splits must be an integer of at least 1"),
