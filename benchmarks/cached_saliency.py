@@ -43,11 +43,11 @@ from photos import ROOT, find_photos
 from rich.table import Table
 from torch import Tensor
 
+from mmsalmask.algorithms.localizers import localizer_identity
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.config import load_config
-from mmsalmask.datasets import RandomResizedCrop, read_image
+from mmsalmask.data import RandomResizedCrop, read_image
 from mmsalmask.errors import InputError
-from mmsalmask.models.localizers import localizer_identity
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (
     BackboneSaliency,

@@ -132,7 +132,7 @@ def resnet(name: str, checkpoint: str) -> BackboneSaliency:
     depth = re.fullmatch(r"resnet(\d+)", name)
     if depth is None:
         raise InputError(f"--backbone must look like resnet50, got {name!r}")
-    from mmsalmask.models.localizers import backbone_saliency
+    from mmsalmask.algorithms.localizers import backbone_saliency
 
     return backbone_saliency({"type": "ResNet", "depth": int(depth[1])}, checkpoint)
 

@@ -36,10 +36,10 @@ from PIL import Image
 from rich.table import Table
 from torchvision import transforms
 
+from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.cli import print_table, report_errors
-from mmsalmask.datasets import ImageFolder, InMemory, LoadWhole, PackWhole, read_image
+from mmsalmask.data import ImageFolder, InMemory, LoadWhole, PackWhole, read_image
 from mmsalmask.errors import InputError
-from mmsalmask.models.preprocessor import build_augmentation
 from mmsalmask.provenance import provenance, write_result
 
 BASES = ROOT / "configs" / "_base_" / "datasets"

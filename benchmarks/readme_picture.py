@@ -22,7 +22,9 @@ from torch import Tensor
 sys.path.insert(0, str(ROOT))
 
 from mmsalmask.config import load_config
-from mmsalmask.engine.gallery import (
+from mmsalmask.masking import HighPassNoise
+from mmsalmask.registry import MODELS
+from mmsalmask.visualization.gallery import (
     Column,
     cover_background,
     describe,
@@ -30,8 +32,6 @@ from mmsalmask.engine.gallery import (
     to_heat,
     to_photos,
 )
-from mmsalmask.masking import HighPassNoise
-from mmsalmask.registry import MODELS
 
 PHOTOS = ("elephant/image_0004", "sunflower/image_0005", "panda/image_0007")
 STRATEGIES = {"highpass": "high-pass", "blur": "strong blur", "mean": "mean"}

@@ -41,9 +41,9 @@ from torch import nn
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.cli import STOPPED_STATUS
 from mmsalmask.config import load_config
-from mmsalmask.datasets import ImageFolder
-from mmsalmask.datasets.demo import draw_demo_set
-from mmsalmask.engine.safe_checkpoint import run_checkpoints
+from mmsalmask.data import ImageFolder
+from mmsalmask.data.demo import draw_demo_set
+from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.provenance import provenance, write_result
 
 # Imported here, once for all processes.

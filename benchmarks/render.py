@@ -1,7 +1,7 @@
 """Render the tables of the README and of docs/ from the data they show.
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
-benchmarks/results, published ones from mmsalmask/evaluation/published, and what a method does from
+benchmarks/results, published ones from mmsalmask/downstream/published, and what a method does from
 the metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
 date.
 """

@@ -40,12 +40,11 @@ from PIL import Image, ImageOps
 from render import markdown, study_grids, study_hidden, study_localizers, study_rows
 from torch import Tensor
 
+from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
-from mmsalmask.engine.gallery import Column, draw_columns, to_photos
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
-from mmsalmask.models.localizers import backbone_saliency
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import (
@@ -55,6 +54,7 @@ from mmsalmask.saliency import (
     foreground,
     pool_to_grid,
 )
+from mmsalmask.visualization.gallery import Column, draw_columns, to_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"

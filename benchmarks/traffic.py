@@ -37,10 +37,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise
-from mmsalmask.models.preprocessor import build_augmentation
 from mmsalmask.provenance import provenance, write_result
 
 # Stage → the methods whose work it is, of the part of a step that is called so below. What none of

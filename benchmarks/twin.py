@@ -40,16 +40,16 @@ from photos import find_photos
 from render import twin
 from torch import Tensor, nn
 
+from mmsalmask.algorithms.split_norm import split_batch_norm
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
-from mmsalmask.datasets import ImageFolder, InMemory
+from mmsalmask.data import ImageFolder, InMemory
 from mmsalmask.engine.launch import build_runner, use_amp
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import CentreCrops, EncoderView, extract_both
 from mmsalmask.evaluation.knn import knn_classify
 from mmsalmask.losses import info_nce
-from mmsalmask.models.split_norm import split_batch_norm
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from mmsalmask.files import write_atomically
+
 
 def provenance(seed: int | None = None) -> dict:
     """Command, commit, hardware and versions of the run that is writing a result."""
@@ -33,11 +35,7 @@ def command_line() -> str:
 
 def write_result(path: str | Path, result: dict) -> None:
     """Write a result as indented JSON, whole or not at all; its folder is made if needed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(path)
+    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _commit() -> str:

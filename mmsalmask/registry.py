@@ -11,12 +11,20 @@ from mmengine.registry import Registry
 
 _SCOPE = "mmsalmask"
 
-MODELS = Registry("model", parent=root.MODELS, scope=_SCOPE, locations=["mmsalmask.models"])
-DATASETS = Registry("dataset", parent=root.DATASETS, scope=_SCOPE, locations=["mmsalmask.datasets"])
+MODELS = Registry("model", parent=root.MODELS, scope=_SCOPE, locations=["mmsalmask.algorithms"])
+DATASETS = Registry("dataset", parent=root.DATASETS, scope=_SCOPE, locations=["mmsalmask.data"])
 TRANSFORMS = Registry(
-    "transform", parent=root.TRANSFORMS, scope=_SCOPE, locations=["mmsalmask.datasets"]
+    "transform",
+    parent=root.TRANSFORMS,
+    scope=_SCOPE,
+    locations=["mmsalmask.data", "mmsalmask.downstream.difficult"],
 )
-METRICS = Registry("metric", parent=root.METRICS, scope=_SCOPE, locations=["mmsalmask.evaluation"])
+METRICS = Registry(
+    "metric",
+    parent=root.METRICS,
+    scope=_SCOPE,
+    locations=["mmsalmask.evaluation", "mmsalmask.downstream.boxes"],
+)
 HOOKS = Registry("hook", parent=root.HOOKS, scope=_SCOPE, locations=["mmsalmask.engine"])
 OPTIM_WRAPPERS = Registry(
     "optimizer wrapper",

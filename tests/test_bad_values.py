@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmsalmask.algorithms.heads import HardNegativeContrastiveHead, NTXentHead
 from mmsalmask.errors import InputError
 from mmsalmask.losses import info_nce, nt_xent
 from mmsalmask.masking import (
@@ -21,7 +22,6 @@ from mmsalmask.masking import (
     gaussian_blur,
     noise_fill,
 )
-from mmsalmask.models.heads import HardNegativeContrastiveHead, NTXentHead
 from mmsalmask.saliency import BoundaryPriorSaliency, SpectralResidualSaliency, foreground
 
 # Numbers of any size would only test the machine's memory where they are numbers of views or cells.

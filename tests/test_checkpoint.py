@@ -723,7 +723,7 @@ def test_the_localizer_is_built_from_a_config_and_has_the_checkpoints_weights(ru
         "backbone": TINY_RESNET,
         "checkpoint": str(path),
     }
-    from mmsalmask.models import localizers  # noqa: F401
+    from mmsalmask.algorithms import localizers  # noqa: F401
 
     localizer = MODELS.build(config)
     assert isinstance(localizer, BackboneSaliency)

@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 
 from mmsalmask.config import load_config
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS, HOOKS, MODELS
@@ -584,7 +584,7 @@ def test_a_rehearsal_leaves_no_trace(places, tmp_path, monkeypatch, recipe):
     ends = []
     for rehearsed in (True, False):
         if not rehearsed:
-            monkeypatch.setattr("mmsalmask.engine.loops.rehearse", lambda runner: None)
+            monkeypatch.setattr("mmsalmask.engine.resume.loops.rehearse", lambda runner: None)
         torch.manual_seed(0)
         config = config_of(Part(recipe, "", {}), places)
         runner = begin(config, tmp_path / str(rehearsed))

@@ -15,7 +15,7 @@ from running import run_tool
 
 from mmsalmask.checkpoint import save_backbone
 from mmsalmask.config import check_config, load_config
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.errors import InputError
 

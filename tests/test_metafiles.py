@@ -10,7 +10,7 @@ says where it stands, and has to be the number that stands there::
         Metrics: {Top 1 Accuracy: 68.22}
         Source: paper
         Published:
-          Table: table1_linear.csv                      # below mmsalmask/evaluation/published
+          Table: table1_linear.csv                      # below mmsalmask/downstream/published
           Row: {framework: MoCov2, method: baseline}    # selects exactly one row
           Columns: {Top 1 Accuracy: imagenet100_top1}   # of each metric
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmsalmask.evaluation.report import PUBLISHED
+from mmsalmask.downstream.report import PUBLISHED
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

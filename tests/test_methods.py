@@ -62,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def unrehearsed(monkeypatch):
     """The forwards that are counted here are those of one step."""
-    monkeypatch.setattr("mmsalmask.engine.loops.rehearse", lambda runner: None)
+    monkeypatch.setattr("mmsalmask.engine.resume.loops.rehearse", lambda runner: None)
 
 
 @pytest.fixture(autouse=True)

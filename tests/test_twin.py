@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 

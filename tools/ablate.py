@@ -46,9 +46,10 @@ from rich.table import Table
 
 from mmsalmask.cli import config_arguments, print_table, report_errors, work_dir_argument
 from mmsalmask.config import check_config, config_file, load_config
-from mmsalmask.datasets import ImageFolder, link_split, split_share
-from mmsalmask.engine.safe_checkpoint import run_checkpoints, write_atomically
+from mmsalmask.data import ImageFolder, link_split, split_share
+from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
+from mmsalmask.files import write_atomically
 from mmsalmask.jobs import Place, call, claim, run_all, wait_for
 from mmsalmask.provenance import provenance, write_result
 

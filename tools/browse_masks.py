@@ -32,20 +32,20 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.checkpoint import check_matches, load_checkpoint
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
-from mmsalmask.datasets import ImageFolder, fingerprint
-from mmsalmask.datasets.image_folder import image_folders
-from mmsalmask.datasets.loading import BrokenImage
-from mmsalmask.engine import draw_gallery
+from mmsalmask.data import ImageFolder, fingerprint
+from mmsalmask.data.image_folder import image_folders
+from mmsalmask.data.loading import BrokenImage
+from mmsalmask.engine.hooks.slots import draw_slots
 from mmsalmask.engine.paths import fetch_checkpoints
-from mmsalmask.engine.slots import draw_slots
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
-from mmsalmask.models import MaskingDataPreprocessor
 from mmsalmask.registry import DATASETS, MODELS
 from mmsalmask.saliency import CachedSaliency
+from mmsalmask.visualization.gallery import draw_gallery
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

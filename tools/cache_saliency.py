@@ -35,18 +35,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import mmsalmask
+from mmsalmask.algorithms import MaskingDataPreprocessor
+from mmsalmask.algorithms.localizers import localizer_identity
+from mmsalmask.algorithms.preprocessor import normalisation
 from mmsalmask.checks import check_device
 from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
-from mmsalmask.datasets import BrokenImage, fingerprint, read_image
-from mmsalmask.datasets.image_folder import image_folders
+from mmsalmask.data import BrokenImage, fingerprint, read_image
+from mmsalmask.data.image_folder import image_folders
 from mmsalmask.engine.paths import fetch_checkpoints
-from mmsalmask.engine.safe_checkpoint import write_atomically
 from mmsalmask.errors import InputError
+from mmsalmask.files import write_atomically
 from mmsalmask.jobs import claim
-from mmsalmask.models import MaskingDataPreprocessor
-from mmsalmask.models.localizers import localizer_identity
-from mmsalmask.models.preprocessor import normalisation
 from mmsalmask.registry import DATASETS, MODELS
 from mmsalmask.saliency import Frozen, standardise, write_cache
 from mmsalmask.saliency.cache import read_manifest, what_differs

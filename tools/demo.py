@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsalmask.cli import print_table, report_errors, work_dir_argument
-from mmsalmask.datasets.demo import draw_demo_set
-from mmsalmask.engine.safe_checkpoint import run_checkpoints
+from mmsalmask.data.demo import draw_demo_set
+from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent

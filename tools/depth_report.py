@@ -19,12 +19,12 @@ from torch.utils.data import Dataset
 
 from mmsalmask.cli import config_arguments, report_errors, work_dir_argument
 from mmsalmask.config import load_config
-from mmsalmask.engine import write_atomically
+from mmsalmask.depth import Monodepth2
+from mmsalmask.depth.metric import FIGURES
+from mmsalmask.downstream.report import PUBLISHED
 from mmsalmask.engine.launch import build_runner, set_work_dir
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.depth import FIGURES
-from mmsalmask.evaluation.report import PUBLISHED
-from mmsalmask.models import Monodepth2
+from mmsalmask.files import write_atomically
 
 TABLE = PUBLISHED / "table3_depth.csv"
 _HEADINGS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "δ<1.25", "δ<1.25²", "δ<1.25³")

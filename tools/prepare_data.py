@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsalmask.cli import print_table, report_errors
-from mmsalmask.datasets import ImageNet100
+from mmsalmask.data import ImageNet100
 from mmsalmask.errors import InputError, some_names
 
 VOC = "http://host.robots.ox.ac.uk/pascal/VOC"

@@ -40,28 +40,28 @@ from mmsalmask.checkpoint import (
     save_backbone,
 )
 from mmsalmask.cli import report_errors, work_dir_argument
-from mmsalmask.datasets import ImageNet100
-from mmsalmask.engine.safe_checkpoint import run_checkpoints
-from mmsalmask.errors import InputError
-from mmsalmask.evaluation.boxes import average_precisions
-from mmsalmask.evaluation.downstream import (
-    count_images,
-    downstream_config,
-    keep_predictions,
-    resnet_depth,
-    segmentation_truth,
-)
-from mmsalmask.evaluation.embedding import embed
-from mmsalmask.evaluation.features import labelled_folders
-from mmsalmask.evaluation.report import (
+from mmsalmask.data import ImageNet100
+from mmsalmask.downstream.boxes import average_precisions
+from mmsalmask.downstream.report import (
     compose,
     detection_evaluations,
     draw_pictures,
     tables_only,
     write_report,
 )
+from mmsalmask.downstream.tasks import (
+    count_images,
+    downstream_config,
+    keep_predictions,
+    resnet_depth,
+    segmentation_truth,
+)
+from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
+from mmsalmask.errors import InputError
+from mmsalmask.evaluation.features import labelled_folders
 from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 from mmsalmask.provenance import provenance, write_result
+from mmsalmask.visualization.embedding import embed
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs"

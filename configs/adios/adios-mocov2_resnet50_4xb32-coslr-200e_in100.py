@@ -8,7 +8,7 @@ model = dict(
 
 # The encoder's optimizer is that of MoCo v2; the mask net's lr falls by the same schedule.
 optim_wrapper = dict(
-    constructor='mmsalmask.models.adios.ADIOSOptimWrapperConstructor',
+    constructor='mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor',
     paramwise_cfg=dict(
         mask_net=dict(
             optimizer=dict(

@@ -8,7 +8,7 @@ model = dict(
 # benchmarks/results/adios_dynamics.json was measured with these rates of both nets.
 optim_wrapper = dict(
     optimizer=dict(lr=0.06),
-    constructor='mmsalmask.models.adios.ADIOSOptimWrapperConstructor',
+    constructor='mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor',
     paramwise_cfg=dict(
         mask_net=dict(
             optimizer=dict(

@@ -6,7 +6,7 @@ model = dict(
     penalty_weight=0.1)
 
 optim_wrapper = dict(
-    constructor='mmsalmask.models.adios.ADIOSOptimWrapperConstructor',
+    constructor='mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor',
     paramwise_cfg=dict(
         mask_net=dict(
             optimizer=dict(

@@ -1,5 +1,5 @@
 # Small enough for two CPU cores, without any download: a ResNet-18 from scratch at 128x64 on drives
-# drawn by `python -m mmsalmask.datasets.rendered_sequence data/rendered`. Not the paper's setting:
+# drawn by `python -m mmsalmask.depth.rendered_sequence data/rendered`. Not the paper's setting:
 # the encoder is trained, and the learning rate is larger, because nothing is pretrained.
 _base_ = [
     '../_base_/models/monodepth2_resnet50.py',

@@ -187,7 +187,7 @@ class DeviceAugmentation:
     The distributions are those of the CPU pipelines (configs/_base_/datasets), rendered on the
     device that holds the images, in float32 even under autocast. What differs from Pillow: no
     rounding to whole levels between the steps, a true Gaussian blur, and pixels that come from
-    images squeezed to one size (see :class:`~mmsalmask.datasets.LoadWhole`).
+    images squeezed to one size (see :class:`~mmsalmask.data.LoadWhole`).
 
     Random numbers come from the CPU's global generator, or from one that is given.
 

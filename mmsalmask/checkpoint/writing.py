@@ -1,10 +1,8 @@
 """Writing a backbone for other libraries."""
 
 import io
-import os
 import pickle
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
 from mmsalmask.errors import InputError, some_names
+from mmsalmask.files import write_atomically
 
 Naming = Literal["openmmlab", "torchvision", "detectron2"]
 
@@ -52,19 +51,13 @@ def save_backbone(
         for name, value in convert[naming](state).items()
     }
     content = _serialised(path, naming, tensors, {**metadata, "naming": naming})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        write_atomically(path, content)
     except OSError as error:
         raise InputError(
             f"could not write {path} ({error.strerror}): make room or give permission, or name "
             "another file"
         ) from error
-    finally:
-        with suppress(OSError):  # a disk that is read-only refuses that, too
-            part.unlink(missing_ok=True)
     return tensors
 
 

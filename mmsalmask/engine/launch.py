@@ -23,12 +23,12 @@ from mmsalmask.checkpoint import (
     warn_if_filter_differs,
 )
 from mmsalmask.config import check_config, optimizers
-from mmsalmask.datasets import fingerprint
-from mmsalmask.engine.draws import unseeded
+from mmsalmask.data import fingerprint
 from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
-from mmsalmask.engine.runner import ExactRunner
-from mmsalmask.engine.safe_checkpoint import run_checkpoints, why_damaged
+from mmsalmask.engine.resume.draws import unseeded
+from mmsalmask.engine.resume.runner import ExactRunner
+from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints, why_damaged
 from mmsalmask.engine.terminal import QuietRunner
 from mmsalmask.errors import InputError, Stopped
 from mmsalmask.saliency import CachedSaliency

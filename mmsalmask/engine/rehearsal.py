@@ -14,14 +14,14 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from mmsalmask.datasets.image_folder import ImageFolder, image_folders
-from mmsalmask.datasets.in_memory import resident_datasets
-from mmsalmask.datasets.loading import BrokenImage, image_size
-from mmsalmask.engine.draws import unseeded
-from mmsalmask.engine.randomness import kept_random_state
+from mmsalmask.algorithms import MaskingDataPreprocessor
+from mmsalmask.data.image_folder import ImageFolder, image_folders
+from mmsalmask.data.in_memory import resident_datasets
+from mmsalmask.data.loading import BrokenImage, image_size
+from mmsalmask.engine.resume.draws import unseeded
+from mmsalmask.engine.resume.randomness import kept_random_state
 from mmsalmask.errors import InputError
 from mmsalmask.masking import SaliencyMasker
-from mmsalmask.models import MaskingDataPreprocessor
 
 _PIXELS_PER_PATCH = 2
 _LOOKED_AT = 64

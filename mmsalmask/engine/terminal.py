@@ -26,9 +26,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
-from mmsalmask.engine.gallery import describe
-from mmsalmask.engine.runner import ExactRunner
+from mmsalmask.engine.resume.runner import ExactRunner
 from mmsalmask.errors import some_names
+from mmsalmask.visualization.gallery import describe
 
 COLUMNS = 100
 # As ``extra`` of a log record: it is shown, though it is no warning.

@@ -1,25 +1,13 @@
 """Measures of what a backbone has learned."""
 
 from mmsalmask.evaluation.accuracy import accuracy
-from mmsalmask.evaluation.boxes import CocoStyleAP
-from mmsalmask.evaluation.depth import (
-    DepthMetric,
-    TranslationMetric,
-    constant_depth_errors,
-    depth_errors,
-)
 from mmsalmask.evaluation.features import extract_features
 from mmsalmask.evaluation.knn import KNNMetric, knn_classify, knn_classify_each
 from mmsalmask.evaluation.linear import evaluate_linear
 
 __all__ = [
-    "CocoStyleAP",
-    "DepthMetric",
     "KNNMetric",
-    "TranslationMetric",
     "accuracy",
-    "constant_depth_errors",
-    "depth_errors",
     "evaluate_linear",
     "extract_features",
     "knn_classify",

@@ -30,8 +30,8 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.checks import check_device, check_integer
 from mmsalmask.config import check_config, load_config
-from mmsalmask.datasets import ImageFolder, PerClassSplit, read_image
-from mmsalmask.datasets.image_folder import check_folder
+from mmsalmask.data import ImageFolder, PerClassSplit, read_image
+from mmsalmask.data.image_folder import check_folder
 from mmsalmask.errors import InputError
 from mmsalmask.masking import high_pass
 from mmsalmask.registry import MODELS

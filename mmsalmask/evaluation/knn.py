@@ -8,10 +8,10 @@ from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmsalmask.algorithms.distributed import gather_rows
 from mmsalmask.checks import is_integer, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
-from mmsalmask.models.distributed import gather_rows
 from mmsalmask.registry import METRICS
 
 

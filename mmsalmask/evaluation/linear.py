@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmsalmask.datasets import split_share
+from mmsalmask.data import split_share
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
 from mmsalmask.evaluation.features import LabelledFeatures

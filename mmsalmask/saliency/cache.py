@@ -74,7 +74,7 @@ class CachedSaliency:
 
         Args:
             fingerprint: of the dataset that the crops' positions count in, see
-                :func:`mmsalmask.datasets.fingerprint`.
+                :func:`mmsalmask.data.fingerprint`.
 
         Raises:
             InputError: for another dataset.

@@ -14,6 +14,7 @@ from scipy.stats import chisquare, kstest
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.augmentation import (
     DeviceAugmentation,
     RandomView,
@@ -23,9 +24,8 @@ from mmsalmask.augmentation import (
     solarize,
     to_grey,
 )
-from mmsalmask.datasets import read_image, read_whole
+from mmsalmask.data import read_image, read_whole
 from mmsalmask.errors import InputError
-from mmsalmask.models.preprocessor import build_augmentation
 
 BASES = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 NUMBER = 6000

@@ -14,7 +14,7 @@ def test_models_are_there_beside_a_transformers_that_is_too_new(tmp_path):
     (facts / "METADATA").write_text(told)
     path = os.pathsep.join([str(tmp_path), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", "import mmsalmask, mmsalmask.models; print('imported')"],
+        [sys.executable, "-c", "import mmsalmask, mmsalmask.algorithms; print('imported')"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

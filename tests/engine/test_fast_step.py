@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.checkpoint import backbone_state, load_checkpoint, save_backbone
 from mmsalmask.config import load_config
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine import ExactRunner
 from mmsalmask.engine.launch import build_runner, fuse_optimizers
 
@@ -108,7 +108,7 @@ def test_deferred_logging_logs_and_saves_what_mmengine_does(tmp_path):
 @pytest.mark.parametrize("window", [3, "global"])
 def test_a_long_run_keeps_no_more_values_than_its_log_needs(tmp_path, monkeypatch, window):
     """mmengine keeps all, copies them at every step and saves them in every checkpoint."""
-    monkeypatch.setattr("mmsalmask.engine.deferred_log._KEPT", 1)
+    monkeypatch.setattr("mmsalmask.engine.hooks.deferred_log._KEPT", 1)
     log = dict(
         window_size=4, custom_cfg=[dict(data_src="loss", method_name="max", window_size=window)]
     )

@@ -17,7 +17,7 @@ from mmsalmask.engine.launch import (
     set_work_dir,
     use_amp,
 )
-from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend, why_damaged
+from mmsalmask.engine.resume.safe_checkpoint import AtomicLocalBackend, why_damaged
 from mmsalmask.errors import InputError
 
 
@@ -222,7 +222,7 @@ def test_a_momentum_that_lets_weights_grow_without_limit_is_refused(momentum):
     cfg.optim_wrapper.optimizer.momentum = momentum
     assert refusal(build_runner, cfg).startswith("optim_wrapper.optimizer.momentum is the share")
     cfg.optim_wrapper.optimizer.momentum = 0.9
-    cfg.optim_wrapper.constructor = "mmsalmask.models.adios.ADIOSOptimWrapperConstructor"
+    cfg.optim_wrapper.constructor = "mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor"
     cfg.optim_wrapper.paramwise_cfg = dict(mask_net=dict(optimizer=dict(momentum=momentum)))
     told = refusal(build_runner, cfg)
     assert told.startswith("optim_wrapper.paramwise_cfg.mask_net.optimizer.momentum is the share")

@@ -12,7 +12,7 @@ from mmengine import Config
 
 from mmsalmask.engine.launch import own_work_dir
 from mmsalmask.engine.ownership import owned
-from mmsalmask.engine.safe_checkpoint import AtomicLocalBackend
+from mmsalmask.engine.resume.safe_checkpoint import AtomicLocalBackend
 from mmsalmask.errors import InputError
 
 

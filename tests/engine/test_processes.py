@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmsalmask.config import load_config
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo"

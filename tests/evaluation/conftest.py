@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmsalmask.datasets.demo import draw_demo_set
+from mmsalmask.data.demo import draw_demo_set
 
 
 @pytest.fixture(scope="module")

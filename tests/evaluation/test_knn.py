@@ -16,11 +16,11 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch import nn
 
+from mmsalmask.algorithms.distributed import gather_rows
 from mmsalmask.engine import KNNHook
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import KNNMetric, accuracy, knn_classify, knn_classify_each
 from mmsalmask.evaluation.features import load_backbone
-from mmsalmask.models.distributed import gather_rows
 from mmsalmask.registry import METRICS, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,6 @@
 # Faster R-CNN C4 as MoCo fine-tunes it: every layer is trained, all norms included.
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50-caffe-c4.py'
-custom_imports = dict(imports=['mmsalmask.models.c4'])
+custom_imports = dict(imports=['mmsalmask.downstream.c4'])
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

@@ -1,5 +1,6 @@
 # The encoder is frozen, depth decoder and pose network are trained. Another encoder:
 # --cfg-options model.encoder.init_cfg.checkpoint=work_dirs/<run>/epoch_200_backbone.pth
+custom_imports = dict(imports=['mmsalmask.depth'])
 model = dict(
     type='mmsalmask.Monodepth2',
     encoder=dict(

@@ -1,0 +1,85 @@
+"""SimCLR with hard negatives for every anchor."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import get_rank
+from mmpretrain.models import BaseSelfSupervisor
+from torch import Tensor
+
+from mmsalmask.algorithms.distributed import gather_with_gradient
+from mmsalmask.algorithms.encoder import check_encoder, kept_statistics
+from mmsalmask.registry import MODELS
+
+
+@MODELS.register_module()
+class MaskedSimCLR(BaseSelfSupervisor):
+    """SimCLR of a masked view with a clean one (Chen et al. 2020; paper, §3).
+
+    Takes ``inputs = [first view, second view, hard_negative, …]`` as the masking preprocessor hands
+    them on (its query and key are the first and the second view); with two inputs it is plain
+    SimCLR. It knows nothing of saliency.
+
+    One encoder embeds everything, with gradient: both views in one forward, so that they share
+    BatchNorm statistics, and hard negatives in forwards of their own, so that theirs stay apart.
+    The running statistics, with which a backbone is exported, are those of the views alone.
+
+    Over several processes, each computes the loss of its own anchors against the views of all, and
+    the mean that DDP takes of the gradients is the gradient of the joined batch's loss. That holds
+    for encoders that treat images independently; with BatchNorm it takes ``SyncBN``.
+
+    Args:
+        backbone, neck: configs of the encoder.
+        head: config of a head with ``loss(first, second, hard_negatives, negatives)``.
+        data_preprocessor: config; a ``mmsalmask.MaskingDataPreprocessor`` without a masker where
+            there is none.
+        init_cfg: as in mmengine.
+    """
+
+    takes_hard_negatives = True  # configs that make them for other algorithms are refused
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        check_encoder(backbone, neck, head)
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            head=head,
+            data_preprocessor=data_preprocessor or dict(type="mmsalmask.MaskingDataPreprocessor"),
+            init_cfg=init_cfg,
+        )
+
+    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+        """Loss and contrast accuracy of this process's anchors.
+
+        Args:
+            inputs: two views (N, 3, H, W), then M ≥ 0 hard negatives of that shape; the same N in
+                every process.
+            data_samples: not used.
+        """
+        first_view, second_view, *hard_views = inputs
+        views = self._embed(torch.cat([first_view, second_view]))
+        with kept_statistics([self.backbone, self.neck]):
+            hard = [self._embed(view) for view in hard_views]
+        return self.head.loss(
+            *views.chunk(2),
+            torch.stack(hard, dim=1) if hard else None,
+            _of_other_processes(views),
+        )
+
+    def _embed(self, views: Tensor) -> Tensor:
+        """ℓ2-normalised float32 embeddings (N, D)."""
+        (embedding,) = self.neck(self.backbone(views))
+        return F.normalize(embedding.float(), dim=1)
+
+
+def _of_other_processes(local: Tensor) -> Tensor:
+    """What every other process holds of a tensor (N, D), with gradient: (N·(processes − 1), D)."""
+    joined = gather_with_gradient(local)
+    start = get_rank() * len(local)
+    return torch.cat([joined[:start], joined[start + len(local) :]])

@@ -1,0 +1,247 @@
+"""Reading one image file, whatever it holds, or saying why that cannot be done."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.transforms import BaseTransform
+from mmpretrain.datasets import PackInputs
+from PIL import Image, features
+from torch import Tensor
+
+from mmsalmask.checks import check_integer
+from mmsalmask.registry import TRANSFORMS
+
+# Only these decoders are ever tried: Pillow has others that start a program (Ghostscript) or open
+# a network of files. What a file is called decides whether it is listed, not how it is decoded.
+_FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2",),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+if "avif" in features.get_supported():  # by Pillow's wheels from 11.3 on
+    _FORMATS["AVIF"] = (".avif",)
+EXTENSIONS = tuple(sorted(extension for group in _FORMATS.values() for extension in group))
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImage(OSError):
+    """A file that is no readable image.
+
+    It keeps ``path`` and ``reason`` through pickling. PyTorch's loader raises what failed in a
+    worker again with one string, its report; that string is then the ``path``.
+    """
+
+    def __init__(self, path: str, reason: str = "") -> None:
+        super().__init__(f"{path}: {reason}" if reason else path)
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """The image as a viewer shows it, (H, W, 3) uint8 BGR, contiguous.
+
+    The EXIF orientation is applied; an orientation that cannot be parsed counts as upright.
+    Transparent pixels are laid over white, 16-bit grey keeps its upper byte (as Pillow and OpenCV
+    do for 16-bit colour), CMYK and palettes become RGB, of an animation the first frame is taken.
+
+    Raises:
+        BrokenImage: the file cannot be opened, is truncated or no image, has more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` (against decompression bombs), or stores 32-bit or LAB
+            pixels, for which no white is defined.
+    """
+    with _opened(path) as image:
+        image.load()
+        rgb = np.asarray(_to_rgb(_turn_upright(image)))
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+
+
+def read_whole(path: str | os.PathLike, size: int) -> tuple[Tensor, tuple[int, int]]:
+    """The image as a viewer shows it, squeezed to a square, and the height and width it had.
+
+    A JPEG far larger than the square is decoded at a half, a quarter or an eighth of its size, the
+    smallest that is not below the square's on either side. Resizing is bicubic and antialiased, as
+    Pillow's (to one level), but by torch, which takes a fraction of the time. For the rest, see
+    :func:`read_image`.
+
+    Args:
+        path: of the file.
+        size: side of the square, in pixels.
+
+    Returns:
+        (3, size, size) uint8 BGR, contiguous; (H, W) of the full image, upright.
+
+    Raises:
+        BrokenImage: as :func:`read_image`.
+    """
+    with _opened(path) as image:
+        full = image.size[::-1]
+        image.draft(None, (size, size))
+        reduced = image.size
+        image.load()
+        upright = _turn_upright(image)
+        if upright.size != reduced:  # a quarter turn
+            full = full[::-1]
+        rgb = torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)
+    square = F.interpolate(rgb[None], (size, size), mode="bicubic", antialias=True)[0]
+    return square.flip(0), full
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width as the file's header states them, before any turn to be upright.
+
+    Raises:
+        BrokenImage: the header cannot be read.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """The file's header, read; whatever goes wrong until the end is a :class:`BrokenImage`."""
+    path = os.fspath(path)
+    try:
+        with Image.open(path, formats=tuple(_FORMATS)) as image:
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                raise BrokenImage(path, f"{pixels} pixels are more than the limit of {limit}")
+            yield image
+    except BrokenImage:
+        raise
+    except Exception as error:  # decoders raise nearly everything on a damaged file
+        raise BrokenImage(path, _reason(error)) from error
+
+
+def why_broken(path: str) -> str:
+    """Read the file once more and say why it is broken."""
+    try:
+        read_image(path)
+    except BrokenImage as error:
+        return error.reason
+    return "failed once, readable now"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image of a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on a damaged tag.
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Older Pillow opens 16-bit grey as 32-bit "I"; converting either clips instead of scaling.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no defined white, convert the file to 8 or 16 bit")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """Fill ``img`` from ``img_path`` by :func:`read_image`, which see for what is read and how.
+
+    Added keys: ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``, both (H, W).
+
+    Raises:
+        BrokenImage: for a file that cannot be read. :class:`mmsalmask.data.ImageFolder` takes
+            another image instead in training.
+    """
+
+    def transform(self, results: dict) -> dict:
+        image = read_image(results["img_path"])
+        results["img"] = image
+        results["img_shape"] = image.shape[:2]
+        results["ori_shape"] = image.shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@TRANSFORMS.register_module()
+class LoadWhole(BaseTransform):
+    """Fill ``img`` by :func:`read_whole`: what augmentation on the device starts from.
+
+    The square keeps all of the image and batches collate; crops are drawn in the image's own
+    pixels, which ``ori_shape`` tells, so that squeezing does not change their distribution.
+
+    Added keys: ``img`` (3, size, size) uint8 BGR tensor, ``img_shape`` (size, size), ``ori_shape``
+    (H, W) of the full image.
+
+    Args:
+        size: side of the square in pixels. A crop of a share a of the image is made of √a·size
+            pixels per side: details that the photo had beyond that are lost. At 1.3 to 1.5 times
+            the view's size the views, cut out bicubically, differ between neighbouring pixels as
+            much as those of the pipelines on the CPU (their mean square, over photos, to 5 %).
+
+    Raises:
+        InputError: the size is no positive number of pixels.
+        BrokenImage: for a file that cannot be read, as :class:`LoadImage`.
+    """
+
+    def __init__(self, size: int = 288) -> None:
+        self.size = check_integer("size", size)
+
+    def transform(self, results: dict) -> dict:
+        results["img"], results["ori_shape"] = read_whole(results["img_path"], self.size)
+        results["img_shape"] = (self.size, self.size)
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={self.size})"
+
+
+@TRANSFORMS.register_module()
+class PackWhole(PackInputs):
+    """Pack a whole image for the device, with what tells it apart and how large it was.
+
+    Beside ``inputs`` and ``data_samples`` the item has ``source``: ``image``, its position in the
+    dataset (−1 for a file of no dataset), and ``size``, int64 (H, W) of the full image.
+    """
+
+    def transform(self, results: dict) -> dict:
+        packed = super().transform(results)
+        packed["source"] = {
+            "image": results.get("sample_idx", -1),
+            "size": torch.tensor(results["ori_shape"]),
+        }
+        return packed

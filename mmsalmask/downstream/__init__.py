@@ -1,0 +1,1 @@
+"""What a backbone is good for: detection and segmentation in mmdet and mmseg, and their report."""

@@ -1,0 +1,229 @@
+"""A killed run, resumed, is the run that was never killed; here are the parts, and the whole."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.visualization import Visualizer
+from reliability import curves, differences
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from mmsalmask.engine.resume.draws import DrawSampler, SeededDataset, seeded_loader
+from mmsalmask.engine.resume.log_files import cut_logs, log_sizes
+from mmsalmask.engine.resume.randomness import (
+    kept_random_state,
+    random_state,
+    seeded,
+    set_random_state,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def draw() -> tuple:
+    return random.random(), np.random.rand(), torch.rand(()).item()
+
+
+class Noise(Dataset):
+    """Random numbers of all three generators; how many are drawn depends on the index."""
+
+    metainfo = {"classes": ("noise",)}
+
+    def __init__(self, length: int = 11) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple:
+        return index, [draw() for _ in range(index % 3 + 1)][-1]
+
+
+def load(
+    workers: int, epochs=(0, 1), first: int = 0, seed: int = 3, kind=DefaultSampler, stop=None
+) -> list:
+    """The batches of some epochs, the first of them from batch ``first`` on."""
+    dataset = Noise()
+    sampler = kind(dataset, shuffle=True, seed=seed)
+    loader = DataLoader(
+        dataset,
+        batch_size=4,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=list,
+        persistent_workers=workers > 0,
+    )
+    loader, batches = seeded_loader(loader, seed), []
+    for epoch in epochs:
+        loader.batch_sampler.start(epoch, first)
+        first = 0
+        for batch in loader:
+            batches.append(batch)
+            if len(batches) == stop:
+                return batches
+    return batches
+
+
+# ------------------------------------------------------------------------------------ samples
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_samples_are_the_same_with_any_number_of_workers(workers):
+    assert load(workers) == load(0)
+
+
+def test_samples_differ_between_images_epochs_and_seeds():
+    first, second, other = load(0, [0]), load(0, [1]), load(0, [0], seed=4)
+    values = [value for batches in (first, second, other) for b in batches for _, value in b]
+    assert len(set(values)) == 3 * 11
+    assert sorted(index for batch in second for index, _ in batch) == list(range(11))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+def test_an_epoch_can_be_entered_anywhere(workers, first):
+    whole = load(0)
+    assert load(workers, first=first) == whole[first:]
+
+
+def test_an_infinite_sampler_can_be_entered_anywhere():
+    whole = load(0, [0], kind=InfiniteSampler, stop=9)
+    assert load(0, [0], 5, kind=InfiniteSampler, stop=4) == whole[5:]
+    values = [value for batch in whole for _, value in batch]
+    assert len(set(values)) == 36  # an image that comes again comes with new numbers
+
+
+def test_loading_leaves_the_streams_of_training_alone():
+    before = draw(), random_state()
+    set_random_state(before[1])
+    load(0), load(2)
+    assert not list(differences(random_state(), before[1]))
+
+
+def test_the_seeded_dataset_is_otherwise_the_wrapped_one():
+    dataset = SeededDataset(Noise(), seed=0)
+    assert dataset.metainfo == Noise.metainfo
+    assert len(dataset) == 11
+    with pytest.raises(AttributeError, match="full_init"):
+        dataset.full_init  # noqa: B018
+    sampler = DrawSampler(BatchSampler(DefaultSampler(dataset, seed=0), 4, False))
+    assert len(sampler) == 3
+
+
+def test_what_is_drawn_under_a_seed_or_aside_does_not_move_the_streams():
+    state = random_state()
+    expected = draw(), draw()
+    set_random_state(state)
+    found = [draw()]
+    with kept_random_state(), seeded(1, 2, 3):
+        under = draw(), draw()
+    found.append(draw())
+    assert tuple(found) == expected
+    with seeded(1, 2, 3):
+        assert (draw(), draw()) == under
+    with seeded(1, 2, 4):
+        assert not set(draw()) & set(under[0])
+
+
+# ------------------------------------------------------------------------------------ curves
+
+
+def test_curves_are_cut_back_to_the_checkpoint(tmp_path):
+    def run(name: str) -> Visualizer:
+        return Visualizer(
+            name=str(tmp_path / name),
+            save_dir=str(tmp_path / name),
+            vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
+        )
+
+    first, second = run("first"), run("second")
+    for step in range(3):
+        first.add_scalars({"loss": step / 2}, step=step)
+    sizes, expected = log_sizes(tmp_path, first), curves(tmp_path)
+    assert len(expected) == 6
+    first.add_scalars({"loss": 9.0}, step=3)
+    second.add_scalars({"loss": 9.0}, step=3)
+    log_sizes(tmp_path, first), log_sizes(tmp_path, second)
+    (tmp_path / "first" / "notes.json").write_text("{}")
+    assert len(curves(tmp_path)) == 10
+    assert cut_logs(tmp_path, sizes, current=tmp_path / "second") > 0
+    assert len(curves(tmp_path)) == 8  # the current run's are left alone
+    assert cut_logs(tmp_path, sizes, current=tmp_path / "third") > 0
+    assert curves(tmp_path) == expected
+    assert cut_logs(tmp_path, sizes, current=tmp_path / "third") == 0
+    assert (tmp_path / "first" / "notes.json").exists()
+
+
+# ------------------------------------------------------------------------------------ the whole
+
+
+def test_a_difference_of_one_bit_is_found():
+    one = {"a": [torch.zeros(3), {"b": np.arange(3.0)}], "time": 1}
+    same = {"a": [torch.zeros(3), {"b": np.arange(3.0)}], "time": 2}
+    assert list(differences(one, same)) == []
+    same["a"][0][1] = -0.0
+    assert list(differences(one, same)) == [".a.0"]
+    same["a"][1]["b"][2] = np.nextafter(2.0, 3)
+    assert list(differences(one, same)) == [".a.0", ".a.1.b"]
+    same["c"] = 1
+    assert ".c: only in one of them" in list(differences(one, same))
+
+
+def reliability(part: str, folder: Path, *words: str) -> dict:
+    """Run a part of the benchmark in small; it fails by itself where a run ends differently."""
+    result = folder / "result.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "reliability.py"), part, *words]
+    done = subprocess.run(
+        [*command, "--folder", str(folder / "runs"), "--json", str(result)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return json.loads(result.read_text())[part]
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_as_if_they_had_not_been(tmp_path):
+    rows = reliability("kills", tmp_path)["cases"]
+    kills = [kill for row in rows for kill in row["kills"]]
+    assert len(kills) == 20
+    # Without a checkpoint a run would only begin anew.
+    assert all(kill["newest"] for kill in kills)
+    assert {"else", "a save"} <= {kill["during"] for kill in kills}
+    assert rows[3]["kills"][1]["during"] in ("an evaluation", "a save")
+    assert {(row["method"], row["workers"]) for row in rows} == {
+        (method, workers)
+        for method in ("MaskedMoCo", "MaskedSimCLR", "ADIOS", "classifier")
+        for workers in (0, 2)
+    }
+    assert [row["different"] for row in rows] == [[]] * 8
+    assert {row["stop"]["signal"] for row in rows} == {"SIGTERM", "SIGINT"}
+    assert all(row["stop"]["seconds"] < 30 for row in rows)
+
+
+@pytest.mark.slow
+def test_processes_stop_together_resume_exactly_and_do_not_outlive_one_another(tmp_path):
+    found = reliability("processes", tmp_path)
+    assert found["different"] == []
+    assert found["stop_seconds"] < 30
+    assert found["seconds_to_end_after_a_death"] < 60
+    assert "RuntimeError" in found["cause"]
+    assert found["on_one_process"].startswith("2 × 4 images per step became 1 × 8; the order of")
+
+
+@pytest.mark.slow
+def test_a_folder_of_hostile_files_is_trained_on(tmp_path):
+    files = reliability("files", tmp_path)["files"]
+    broken = ("truncated", "header only", "empty", "text", "random bytes", "decompression bomb")
+    skipped = [kind for kind, outcome in files.items() if outcome.startswith("skipped: ")]
+    assert set(skipped) - {"unreadable"} == {*broken, "link to nowhere", "link to itself"}
+    assert len(files) == 20
