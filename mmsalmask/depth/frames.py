@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as colours
 
 from mmsalmask.data.loading import BrokenImage, read_image
-from mmsalmask.depth.kitti import read_laser_depth
+from mmsalmask.depth.kitti_files import read_laser_depth
 from mmsalmask.errors import InputError
 from mmsalmask.registry import TRANSFORMS
 
