@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmsalmask.downstream.report import PUBLISHED
+from mmsalmask.downstream.tables import PUBLISHED
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmsalmask.downstream.detection import detection_evaluations
 from mmsalmask.downstream.report import (
-    DETECTION,
-    LINEAR,
-    PUBLISHED,
-    Picture,
     beside_published,
     compose,
-    detection_evaluations,
     draw_pictures,
+    published_tables,
     tables_only,
     write_report,
 )
+from mmsalmask.downstream.tables import PUBLISHED
+from mmsalmask.downstream.task import Picture
+
+TABLES = published_tables()
+LINEAR = TABLES["Linear evaluation"]
+DETECTION = TABLES["Detection and instance segmentation"]
 
 FACTS = {
     "name": "run/epoch_9.pth",
@@ -80,7 +83,7 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize("table", [LINEAR, DETECTION], ids=["linear", "detection"])
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_all_published_rows_stand_above_the_own_one(table):
     text = beside_published(table, FACTS, RESULTS)
     _, _, *rows, own = cells(text)
