@@ -62,3 +62,8 @@ def test_a_task_registers_itself_and_its_name_is_its_own(monkeypatch):
     assert known_datasets()["toys"].folder == "t"
     with pytest.raises(TypeError, match="has a task 'knn': give another name"):
         type("Other", (Task,), {**members, "name": "knn"})
+
+
+def test_a_task_without_a_test_file_fails_a_test_that_names_it(tmp_path):
+    with pytest.raises(AssertionError, match=r"the task 'toy' needs .*test_toy_task\.py"):
+        draw_example("toy", tmp_path)
