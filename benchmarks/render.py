@@ -18,7 +18,7 @@ from statistics import mean, stdev
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "mmsalmask" / "evaluation" / "published"
+PUBLISHED = ROOT / "mmsalmask" / "downstream" / "published"
 DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

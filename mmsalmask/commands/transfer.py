@@ -64,15 +64,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     work_dir_argument(parser, "work_dirs/transfer/<folder>-<checkpoint>-<schedule>")
     options = parser.parse_args(arguments)
-    if options.tasks is not None:
-        options.tasks = options.tasks.split(",")
-    if unknown := [task for task in options.tasks or () if task not in tasks]:
-        parser.error(f"--tasks: no task {unknown[0]!r}; there are {', '.join(tasks)}")
+    options.tasks = None if options.tasks is None else options.tasks.split(",")
     options.data = dict(word.partition("=")[::2] for word in options.data)
-    if unknown := [
-        name for name, folder in options.data.items() if not folder or name not in datasets
-    ]:
-        parser.error(f"--data: give NAME=FOLDER with a NAME of {', '.join(datasets)}")
     return options
 
 
@@ -112,9 +105,7 @@ def transfer(
         results = transfer("work_dirs/mine/epoch_200.pth", ["knn"], {"caltech101": "photos"})
         print(results["knn-caltech101"]["by_k"])
     """
-    _check_names("task", tasks or (), registered())
-    _check_names("dataset", data or (), known_datasets())
-    _check_names("schedule", (schedule,), SCHEDULES)
+    _check_names(tasks or (), data or {}, schedule)
     # A log file bears wider tables than the 80 columns that are taken for it.
     console = Console(width=None if sys.stdout.isatty() else 140)
     tell = partial(console.print, markup=False, highlight=False)
@@ -155,10 +146,14 @@ def transfer(
     return results
 
 
-def _check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"there is no {kind} {name!r}: give one of {', '.join(known)}")
+def _check_names(tasks: Sequence[str], data: Mapping[str, str | Path], schedule: str) -> None:
+    known, datasets = registered(), known_datasets()
+    if unknown := [task for task in tasks if task not in known]:
+        raise InputError(f"--tasks: no task {unknown[0]!r}; there are {', '.join(known)}")
+    if [name for name, folder in data.items() if name not in datasets or not folder]:
+        raise InputError(f"--data: give NAME=FOLDER with a NAME of {', '.join(datasets)}")
+    if schedule not in SCHEDULES:
+        raise InputError(f"the schedule is {schedule!r}: give one of {', '.join(SCHEDULES)}")
 
 
 def plan(

@@ -149,8 +149,8 @@ class LoadTrueDepth(BaseTransform):
     """Read the true depth map of the target.
 
     Required key: ``depth_path``, a 16-bit PNG in 1/256 m or a ``.npy`` of float metres; or
-    ``laser`` with a scan to project (see :func:`mmsalmask.depth.kitti.laser_depth`). Added key:
-    ``depth`` (H, W) float32 in metres, 0 where it is not known.
+    ``laser`` with a scan to project (see :func:`mmsalmask.depth.kitti_files.laser_depth`). Added
+    key: ``depth`` (H, W) float32 in metres, 0 where it is not known.
 
     Raises:
         BrokenImage: the file cannot be read as such.

@@ -12,7 +12,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 body { overflow-wrap: break-word }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; vertical-align: baseline }
-th { cursor: pointer }
+th { cursor: pointer; text-align: left }
 th[aria-sort=ascending] { box-shadow: inset 0 2px #36c }
 th[aria-sort=descending] { box-shadow: inset 0 -2px #36c }
 td[style*="right"] { white-space: nowrap }
