@@ -97,27 +97,35 @@ def fit_stack(
     """
     generator = torch.Generator().manual_seed(seed)
     first = 0.01 * torch.randn(num_classes, features.shape[1], generator=generator)
-    first, number = first.to(features), len(learning_rates)
-    weights = [first.clone().requires_grad_() for _ in range(number)]
-    biases = [first.new_zeros(num_classes, requires_grad=True) for _ in range(number)]
-    each = zip(weights, biases, learning_rates, weight_decays, strict=True)
-    optimizer = torch.optim.SGD(
-        [dict(params=pair, lr=rate, weight_decay=decay) for *pair, rate, decay in each],
-        momentum=recipe.momentum,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.factor)
-    for _ in range(recipe.epochs):
+    number = len(learning_rates)
+    weight = first.to(features).expand(number, -1, -1).clone().requires_grad_()
+    bias = weight.new_zeros(number, num_classes, requires_grad=True)
+    speeds = torch.zeros_like(weight), torch.zeros_like(bias)
+    rates, decays = weight.new_tensor(learning_rates), weight.new_tensor(weight_decays)
+    for epoch in range(recipe.epochs):
+        step = rates * recipe.factor(epoch)
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for batch in order.split(recipe.batch_size):
-            logits = torch.addmm(torch.cat(biases), features[batch], torch.cat(weights).T)
+            logits = torch.addmm(bias.flatten(), features[batch], weight.flatten(0, 1).T)
             true = labels[batch].repeat_interleave(number)
             # The sum over classifiers of their mean losses, whose gradients do not mix.
             loss = F.cross_entropy(logits.view(-1, num_classes), true, reduction="sum") / len(batch)
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-        schedule.step()
-    return Stack(torch.stack(weights).detach(), torch.stack(biases).detach())
+            for value, speed in zip((weight, bias), speeds, strict=True):
+                _descend(value, speed, step, decays, recipe.momentum)
+    return Stack(weight.detach(), bias.detach())
+
+
+@torch.no_grad()
+def _descend(value: Tensor, speed: Tensor, step: Tensor, decay: Tensor, momentum: float) -> None:
+    """A step of ``torch.optim.SGD`` in place, which has one rate for all of a tensor.
+
+    ``step`` and ``decay`` (S,) belong to the first dimension.
+    """
+    shape = (-1, *[1] * (value.dim() - 1))
+    speed.mul_(momentum).add_(value.grad.addcmul_(decay.view(shape), value))
+    value.sub_(step.view(shape) * speed)
+    value.grad = None
 
 
 class Trial(NamedTuple):
