@@ -42,8 +42,8 @@ class Backbone(NamedTuple):
         """The config of a recipe, with or without filter, for MoCo or for SimCLR.
 
         Args:
-            name: below ``configs``, with the fields ``{filter}``, or ``{method}`` and
-                ``{schedule}`` of linear evaluation.
+            name: a path below ``configs``, or an absolute one, with the fields ``{filter}``, or
+                ``{method}`` and ``{schedule}`` of linear evaluation.
         """
         filtered = "-highpass" if self.facts["high_pass"] == "true" else ""
         simclr = "simclr" in self.facts["model"].lower()

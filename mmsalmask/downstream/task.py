@@ -7,7 +7,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, ClassVar, NamedTuple
@@ -83,8 +82,9 @@ class Task(ABC):
 
     Class attributes:
         name: that ``--tasks`` knows it by.
-        recipes: its datasets, and the config that each is trained with or whose encoder it takes,
-            as :meth:`Backbone.recipe` takes it.
+        recipes: its datasets, and the config that each is trained with or whose encoder it takes:
+            a path below ``configs``, or an absolute one, with the fields of
+            :meth:`Backbone.recipe`.
         heading: of its part of the report. Tasks with the same one share it.
         position: tasks with a lower one come first.
         published: the columns of a published table that its figures belong to, if any.
@@ -161,9 +161,9 @@ class Task(ABC):
             "model.backbone.init_cfg.checkpoint": str(backbone.file),
         }
         config = load_config(str(self.recipe), options)
-        processes, images = map(int, re.search(r"_(\d+)xb(\d+)-", self.recipe.stem).groups())
-        loader = config.train_dataloader
-        loader.batch_size = prod((processes, images))  # one process does the work of all
+        named = re.search(r"_(\d+)xb\d+-", self.recipe.stem)
+        processes, loader = int(named[1]) if named else 1, config.train_dataloader
+        loader.batch_size *= processes  # one process does the work of all
         loader.num_workers = min(loader.num_workers * processes, os.cpu_count() or 1)
         expansion = 1 if backbone.depth < 50 else 4
         merge(config, self.widths(config, 256 * expansion, 512 * expansion))

@@ -194,6 +194,11 @@ def test_words_that_are_unknown_are_refused(place, capsys, words, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_schedule_that_is_unknown_is_refused(place):
+    with pytest.raises(InputError, match="the schedule is 'tiny': give one of full, small"):
+        transfer.transfer(place / "run" / "epoch_3.pth", schedule="tiny")
+
+
 def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypatch, capsys):
     def fail(*arguments):
         raise InputError("the neighbours have moved")
