@@ -19,8 +19,6 @@ folder per run with its log, masks, checkpoint and ``result.json``, pictures, an
 
 import argparse
 import json
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -44,6 +42,7 @@ from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
+from mmsalmask.jobs import call
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
@@ -371,7 +370,8 @@ def bootstrapped_plan(options: argparse.Namespace, train: Path, checkpoint: str)
     cache, child = options.out / "bootstrapped.safetensors", options.out / "bootstrapped.py"
     lines = [f"_base_ = {_config(recipe)!r}", *(f"{key} = {changed[key]!r}" for key in changed)]
     child.write_text("\n".join(lines) + "\n")
-    tool("cache_saliency", child, "-o", cache, "--size", 2 * options.size, data_root=train)
+    words = ["-o", cache, "--size", 2 * options.size, "--cfg-options", f"data_root={train}"]
+    call("cache", child, *words)
     changed["model"]["data_preprocessor"]["saliency_cache"] = str(cache)
     row = {"name": BOOTSTRAPPED, "config": _config(recipe), "settings": changed}
     return _write(options.out / "bootstrapped.yml", [row])
@@ -384,15 +384,6 @@ def _write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def tool(name: str, *words: object, **overrides: object) -> None:
-    """Run a tool of this project where its progress can be watched."""
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, words)]
-    if overrides:
-        command += ["--cfg-options", *(f"{key}={value}" for key, value in overrides.items())]
-    if status := subprocess.run(command).returncode:
-        raise InputError(f"tools/{name}.py ended with status {status}; see its output above")
-
-
 def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path]) -> dict:
     """Results by row and seed."""
     figures = options.out / f"{plan_.stem}.json"
@@ -401,7 +392,7 @@ def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path])
     words += ["--curve", max(1, options.epochs // options.points), "--jobs", options.jobs]
     words += ["--workers", options.workers]
     words += ["--work-dir", options.out / "runs", "--json", figures, "--seeds", *options.seeds]
-    tool("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
+    call("ablate", plan_, *words, *(["--amp", options.amp] if options.amp else []))
     return json.loads(figures.read_text())["results"]
 
 

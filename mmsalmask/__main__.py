@@ -1,4 +1,4 @@
-"""``mmsalmask <command> …``: all tools under one name, wherever the package is installed.
+"""``mmsalmask <command> …``: all commands under one name, wherever the package is installed.
 
 ``mmsalmask train CONFIG`` is ``python tools/train.py CONFIG``, and ``python -m mmsalmask train``
 the same for launchers: ``torchrun --nproc-per-node 4 -m mmsalmask train … --launcher pytorch``.
@@ -6,12 +6,12 @@ the same for launchers: ``torchrun --nproc-per-node 4 -m mmsalmask train … --l
 
 import ast
 import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from mmsalmask import __version__
-from mmsalmask.shipped import TOOLS
 
+# The module of mmsalmask.commands that each command runs.
 COMMANDS = {
     "demo": "demo",
     "train": "train",
@@ -29,30 +29,23 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """What there is, a command in a line."""
+    """The commands, one a line. They are not imported: that would take seconds."""
+    folder = Path(__file__).resolve().parent / "commands"
     lines = ["usage: mmsalmask COMMAND …   (mmsalmask COMMAND --help tells more)", ""]
-    for command, tool in COMMANDS.items():
-        source = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
+    for command, module in COMMANDS.items():
+        source = (folder / f"{module}.py").read_text(encoding="utf-8")
         lines.append(f"  {command:<10}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     return "\n".join([*lines, "", "A CONFIG is a file, or one of this package: mmsalmask::demo/…"])
 
 
-def run(tool: Path) -> None:
-    """Run a script as the main module. ``runpy`` would put its file's name into ``sys.argv``."""
-    module = ModuleType("__main__")
-    module.__file__ = str(tool)
-    sys.modules["__main__"] = module  # where worker processes look for its classes
-    exec(compile(tool.read_text(encoding="utf-8"), tool, "exec"), vars(module))
-
-
 def main() -> None:
-    """Run the tool that the first argument names, with the others."""
+    """Run the command that the first argument names, with the other arguments."""
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
         print(f"mmsalmask {__version__}" if command == "--version" else usage())
     elif command in COMMANDS:
         sys.argv = [f"mmsalmask {command}", *words]
-        run(TOOLS / f"{COMMANDS[command]}.py")
+        import_module(f"mmsalmask.commands.{COMMANDS[command]}").main()
     else:
         # Nothing heavy is imported for this: it is there at once.
         print(f"error: no command '{command}': give one of {', '.join(COMMANDS)}", file=sys.stderr)

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.measure import Measurement
@@ -63,6 +62,20 @@ def check_launcher(launcher: str) -> str:
     return launcher
 
 
+def parse_launched(parser: argparse.ArgumentParser, words: list[str] | None) -> argparse.Namespace:
+    """Parse the words of a command that launchers start, with ``--launcher``.
+
+    Older ones say by ``--local-rank`` which process of a machine this is: it goes to where
+    everybody looks for it.
+    """
+    parser.add_argument("--launcher", choices=["none", *_LAUNCHERS], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    options = parser.parse_args(words)
+    os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    del options.local_rank
+    return options
+
+
 def work_dir_argument(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--work-dir``, the folder of all that a tool makes, and its former name ``--out``."""
     parser.add_argument(
@@ -91,7 +104,7 @@ def labelled_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=2, help="processes that decode (%(default)s)"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="(the GPU if there is one, else the CPU)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
 
 

@@ -1,4 +1,4 @@
-"""Tools that run other tools: one process per job, one job per GPU, each in a folder of its own."""
+"""Commands that run commands: a process per job, a job per GPU, each in a folder of its own."""
 
 import json
 import os
@@ -52,36 +52,42 @@ def claim(folder: Path, identity: Mapping[str, Any], option: str = "--work-dir")
             )
 
 
-def call(script: Path, words: list[str], log: Path, place: Place) -> None:
-    """Run a tool with what it prints appended to a log file.
+def call(command: str, *words: object, log: Path | None = None, place: Place | None = None) -> None:
+    """Run ``mmsalmask <command> <words>`` in a process of its own, and wait for its end.
 
-    Its process is named in ``<log's name>.pid``, see :func:`wait_for`.
+    Args:
+        command: a name of ``mmsalmask.__main__.COMMANDS``.
+        words: its arguments.
+        log: what it prints is appended to this file, and its process is named in
+            ``<log's name>.pid``, see :func:`wait_for`. ``None`` shows it in the terminal.
+        place: the GPU and the share of the cores that it gets; ``None`` for all.
 
     Raises:
-        InputError: it failed; tells the last line that it printed.
+        InputError: it failed; tells the last line that it printed into the log.
     """
     environment = dict(os.environ)
-    # Jobs that share cores lose more to each other's waiting threads than they gain by them.
-    threads = max(1, (os.cpu_count() or 1) // place.jobs)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if place.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+    if place is not None:
+        # Jobs that share cores lose more to each other's waiting threads than they gain by them.
+        threads = max(1, (os.cpu_count() or 1) // place.jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if place.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = place.gpu
+    started = [sys.executable, "-m", "mmsalmask", command, *map(str, words)]
+    if log is None:
+        if status := subprocess.run(started, env=environment).returncode:
+            raise InputError(f"{command} ended with status {status}; see its output above")
+        return
     with log.open("a") as file:
-        tool = subprocess.Popen(
-            [sys.executable, str(script), *words],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        log.with_suffix(".pid").write_text(str(tool.pid))
-        status = tool.wait()
+        process = subprocess.Popen(started, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        log.with_suffix(".pid").write_text(str(process.pid))
+        status = process.wait()
     if status:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"{script.name} ended with status {status}: {last} (all of it in {log})")
+        raise InputError(f"{command} ended with status {status}: {last} (all of it in {log})")
 
 
 def wait_for(log: Path) -> None:
-    """Wait until no tool of an earlier call works for this log's folder.
+    """Wait until no command of an earlier call works for this log's folder.
 
     One whose caller was killed goes on, and two of them would write the same checkpoints. It is
     looked for in ``/proc``; where there is none, nothing is waited for.

@@ -1,9 +1,8 @@
-"""Where the configs and the tools lie that belong to this package."""
+"""Where the configs of this package lie."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 # Installed, they are where mmengine and mim look; in a checkout that is not, beside the package.
-SHIPPED = _PACKAGE / ".mim" if (_PACKAGE / ".mim").is_dir() else _PACKAGE.parent
-CONFIGS = SHIPPED / "configs"
-TOOLS = SHIPPED / "tools"
+_SHIPPED = _PACKAGE / ".mim" if (_PACKAGE / ".mim").is_dir() else _PACKAGE.parent
+CONFIGS = _SHIPPED / "configs"

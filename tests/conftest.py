@@ -11,7 +11,6 @@ from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "tests"))
 
 from photos import find_photos  # noqa: E402

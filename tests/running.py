@@ -2,17 +2,16 @@
 
 import io
 import logging
-import runpy
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
-
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
 class Outcome:
@@ -42,23 +41,22 @@ def train_and_close(runner: Runner) -> None:
 
 
 def run_tool(script: str, *words: str) -> Outcome:
-    """``python tools/<script> <words>``."""
+    """What ``python tools/<script> <words>`` does, by the command that it imports."""
     with pytest.MonkeyPatch.context() as patch:
-        tool = str(TOOLS / script)
-        patch.setattr(sys, "argv", [tool, *words])
+        patch.setattr(sys, "argv", [f"tools/{script}", *words])
         patch.delenv("LOCAL_RANK", raising=False)
-        return in_process(patch, tool)
+        return in_process(patch, import_module(f"mmsalmask.commands.{Path(script).stem}").main)
 
 
-def in_process(patch: pytest.MonkeyPatch, tool: str) -> Outcome:
-    """Run the script with the ``sys.argv`` and environment that ``patch`` has set."""
+def in_process(patch: pytest.MonkeyPatch, main: Callable[[], None]) -> Outcome:
+    """Run a command with the ``sys.argv`` and environment that ``patch`` has set."""
     out, err = io.StringIO(), io.StringIO()
     patch.setattr(sys, "stdout", out)
     patch.setattr(sys, "stderr", err)
     status = 0
     known = {kind: set(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer)}
     try:
-        runpy.run_path(tool, run_name="__main__")
+        main()
     except SystemExit as exit:
         status = exit.code or 0
     finally:

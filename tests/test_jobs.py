@@ -1,4 +1,4 @@
-"""Tools that run tools: a folder is one job's, a failure is told, each job has a GPU of its own."""
+"""Commands that run commands: a folder is one job's, a failure is told, each job has a GPU of its own."""
 
 import json
 import os
@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import mmsalmask
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 
@@ -28,34 +30,61 @@ def test_a_folder_of_another_job_is_not_taken_for_this_one(tmp_path):
         claim(tmp_path / "cache", {"dataset": {"images": 3, "digest": "cd34"}}, "--out")
 
 
-def script(folder, text: str):
-    (folder / "tool.py").write_text(text)
-    return folder / "tool.py"
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Let ``python -m mmsalmask <name>`` run a text: a package of that name that stands first."""
+
+    def write(text: str) -> str:
+        (tmp_path / "mmsalmask").mkdir()
+        (tmp_path / "mmsalmask" / "__init__.py").touch()
+        (tmp_path / "mmsalmask" / "__main__.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        return "sleep"
+
+    return write
 
 
-def test_a_call_appends_to_its_log_and_sees_its_own_gpu(tmp_path, monkeypatch):
+def test_a_call_runs_a_command_and_appends_to_its_log(tmp_path):
+    for _ in range(2):
+        call("--version", log=tmp_path / "log")
+    assert (tmp_path / "log").read_text() == f"mmsalmask {mmsalmask.__version__}\n" * 2
+
+
+def test_a_call_without_log_shows_what_its_command_prints(capfd):
+    call("--version")
+    assert capfd.readouterr().out == f"mmsalmask {mmsalmask.__version__}\n"
+    with pytest.raises(InputError, match="trian ended with status 2; see its output above"):
+        call("trian")
+    assert "no command 'trian'" in capfd.readouterr().err
+
+
+def test_a_call_sees_its_own_gpu_and_its_share_of_the_cores(tmp_path, monkeypatch, command):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     wanted = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    tool = script(tmp_path, f"import os, sys; print(sys.argv[1], *map(os.getenv, {wanted}))")
+    name = command(f"import os, sys; print(sys.argv[2], *map(os.getenv, {wanted}))")
     log = tmp_path / "log"
-    call(tool, ["first"], log, Place("3", 1000))
+    call(name, "first", log=log, place=Place("3", 1000))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    call(tool, ["second"], log, CPU)
-    assert log.read_text() == f"first 1 3\nsecond {os.cpu_count()} 5\n"
+    call(name, "second", log=log, place=CPU)
+    call(name, "third", log=log)
+    assert log.read_text() == f"first 1 3\nsecond {os.cpu_count()} 5\nthird None 5\n"
 
 
-def test_the_last_line_of_a_tool_that_fails_is_told(tmp_path):
-    tool = script(tmp_path, "print('working'); raise SystemExit('error: it is late\\n')")
-    with pytest.raises(InputError, match=r"tool.py ended with status 1: error: it is late \(all"):
-        call(tool, [], tmp_path / "log", CPU)
+def test_the_last_line_of_a_command_that_fails_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"trian ended with status 2: error: no command .* \(all"):
+        call("trian", log=tmp_path / "log", place=CPU)
 
 
-def test_a_tool_that_outlived_its_caller_is_waited_for(tmp_path, capsys):
-    text = "import sys, time; print('start', flush=True); time.sleep(1); print('end')"
-    tool, log = script(tmp_path, text), tmp_path / "log"
-    first = f"call(Path({str(tool)!r}), [], Path({str(log)!r}), Place(None, 1))"
-    code = f"from mmsalmask.jobs import Path, Place, call; {first}"
-    caller = subprocess.Popen([sys.executable, "-c", code])
+def test_a_command_that_outlived_its_caller_is_waited_for(tmp_path, capsys, command):
+    name = command("import time; print('start', flush=True); time.sleep(1); print('end')")
+    log = tmp_path / "log"
+    code = "from mmsalmask.jobs import Path, call; "
+    # Its words name the log's folder, as those of every command that is waited for do.
+    code += f"call({name!r}, {str(tmp_path)!r}, log=Path({str(log)!r}))"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    environment["PYTHONPATH"] = str(Path(mmsalmask.__file__).parents[1])
+    code = f"import os; del os.environ['PYTHONSAFEPATH']; {code}"
+    caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
     while not (log.exists() and log.read_text()):
         time.sleep(0.01)
     caller.kill()

@@ -4,14 +4,17 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-import ablate
 import numpy as np
 import pytest
 import render
 import study
 import torch
 import yaml
-from linear import to_bits
+
+from mmsalmask.ablation.plan import check_rows, read_plan, write_config
+from mmsalmask.commands import ablate
+from mmsalmask.commands.linear import to_bits
+from mmsalmask.config import load_config
 
 
 def options(out: Path, scale: str = "small", **others) -> Namespace:
@@ -99,7 +102,7 @@ def test_a_recipe_is_chosen_without_the_test_photos(tmp_path, monkeypatch, tune)
         seen.extend(map(str, words))
         Path(seen[seen.index("--json") + 1]).write_text('{"results": {}}')
 
-    monkeypatch.setattr(study, "tool", ablate_called_with)
+    monkeypatch.setattr(study, "call", ablate_called_with)
     sides = tmp_path / "train", tmp_path / "test"
     given = options(tmp_path, train=sides[0], test=sides[1], tune=tune, points=5, workers=1)
     assert study.photo_sides(given) == sides
@@ -113,12 +116,12 @@ def test_a_recipe_is_chosen_without_the_test_photos(tmp_path, monkeypatch, tune)
 def test_every_row_has_the_same_recipe(scale, tmp_path):
     constants = study.SCALES[scale]
     given = options(tmp_path, scale, rows=list(study.ROWS))
-    rows = ablate.read_plan(study.plan(given))
+    rows = read_plan(study.plan(given))
     assert [row.name for row in rows] == list(study.ROWS)
     assert [row.name for row in rows if not row.pretrain] == [study.UNTRAINED]
-    ablate.check_rows(rows, given)
+    check_rows(rows, given)
     for row in rows:
-        config = ablate.load_config(ablate.write_config(row, given, tmp_path))
+        config = load_config(write_config(row, given, tmp_path))
         optimizer = config.optim_wrapper.optimizer
         assert (optimizer.type, optimizer.lr) == ("SGD", given.lr)
         assert optimizer.weight_decay == constants["weight_decay"]
@@ -167,11 +170,11 @@ def plain(part):
     ],
 )
 def test_a_recipe_of_imagenette_is_what_the_study_trains(scale, row, recipe, tmp_path):
-    (planned,) = ablate.read_plan(study.plan(options(tmp_path, scale, rows=[row])))
-    child = ablate.write_config(planned, options(tmp_path, scale), tmp_path)
+    (planned,) = read_plan(study.plan(options(tmp_path, scale, rows=[row])))
+    child = write_config(planned, options(tmp_path, scale), tmp_path)
     overrides = [pair.split("=", 1) for pair in planned.overrides]
-    wanted = ablate.load_config(child, {key: yaml.safe_load(value) for key, value in overrides})
-    found = ablate.load_config(f"{study.ROOT}/configs/imagenette/{recipe}.py")
+    wanted = load_config(child, {key: yaml.safe_load(value) for key, value in overrides})
+    found = load_config(f"{study.ROOT}/configs/imagenette/{recipe}.py")
     for config in (wanted, found):
         # The study names what the recipes leave at its default.
         config.model.setdefault("symmetric", False)
@@ -183,7 +186,7 @@ def test_a_recipe_of_imagenette_is_what_the_study_trains(scale, row, recipe, tmp
 
 def test_trials_change_what_they_say_and_nothing_else(tmp_path):
     given = options(tmp_path, tune=True, rows=list(study.trials()))
-    rows = {row.name: row for row in ablate.read_plan(study.plan(given))}
+    rows = {row.name: row for row in read_plan(study.plan(given))}
     assert len(rows) == 2 * len(study.TRIALS)
     scale = study.SCALES["small"]
     for name, changed in study.TRIALS.items():

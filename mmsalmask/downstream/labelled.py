@@ -12,7 +12,6 @@ from mmsalmask.data import ImageNet100
 from mmsalmask.downstream.task import Dataset, Task
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import labelled_folders
-from mmsalmask.shipped import TOOLS
 
 IMAGENET = Dataset("imagenet", "ImageNet-100", "imagenet")
 CALTECH101 = Dataset("caltech101", "Caltech-101", "caltech101")
@@ -72,7 +71,7 @@ class LabelledTask(Task):
         self.config.dump(recipe)
         words = [str(recipe), str(self.setting.backbone.file), *self.words]
         words += [f"--size={self.size}", f"--seed={self.setting.seed}", *more, f"--json={file}"]
-        jobs.call(TOOLS / f"{self.name}.py", words, self.folder / f"{self.name}.log", place)
+        jobs.call(self.name, *words, log=self.folder / f"{self.name}.log", place=place)
         return json.loads(file.read_text())
 
 

@@ -16,7 +16,6 @@ from mmsalmask.downstream.task import Task
 from mmsalmask.engine.hooks.classes import base_datasets
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
-from mmsalmask.shipped import TOOLS
 
 SMALL_SIDE = 160
 SMALL_BATCH = 4
@@ -79,10 +78,10 @@ def train_and_test(
     if not (folder / "trained").exists():
         words = [str(recipe), "--verbose", f"--work-dir={folder / 'train'}"]
         words += ["--resume"] if resumed else []
-        jobs.call(TOOLS / "train.py", words, folder / "train.log", place)
+        jobs.call("train", *words, log=folder / "train.log", place=place)
         (folder / "trained").touch()
     words = [str(recipe), trained.read_text().strip(), f"--work-dir={folder / 'test'}"]
-    jobs.call(TOOLS / "test.py", words, folder / "test.log", place)
+    jobs.call("test", *words, log=folder / "test.log", place=place)
     newest = max((folder / "test").glob("*/*.json"), key=lambda file: file.stat().st_mtime)
     return json.loads(newest.read_text()), resumed
 

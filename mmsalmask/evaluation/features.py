@@ -4,12 +4,11 @@ Every image is seen as the encoder saw images in pretraining: resized, cut out a
 normalised by the config's preprocessor and, after the high-pass strategy, filtered.
 """
 
-import argparse
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -246,24 +245,46 @@ def extract_both(
     return LabelledFeatures(features[:number], labels[:number], features[number:], labels[number:])
 
 
-def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
-    """What a tool's arguments ask for, and the facts that its result depends on.
+def features_for(
+    config: str,
+    checkpoint: str,
+    train: str,
+    test: str | None = None,
+    train_per_class: int | None = None,
+    size: int = 64,
+    seed: int = 0,
+    batch_size: int = 100,
+    workers: int = 2,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> tuple[LabelledFeatures, dict]:
+    """Features of labelled images by a checkpoint, and the facts that they depend on.
 
     Args:
-        options: Parsed by :func:`mmsalmask.cli.config_arguments` and
-            :func:`mmsalmask.cli.labelled_arguments`.
+        config: a config file with ``model.backbone``.
+        checkpoint: see :func:`load_backbone`.
+        train: folder ``<class>/<image>`` to learn from.
+        test: one to classify; ``None`` to split ``train``.
+        train_per_class: images of each class to learn from if ``train`` is split.
+        size: of the crops, in pixels.
+        seed: of the split and the untrained backbone.
+        batch_size: images that the backbone gets at once.
+        workers: processes that decode.
+        device: where the backbone runs; ``None`` for the GPU if there is one, else the CPU.
+        cfg_options: overrides of config keys, dotted path → value.
+
+    Raises:
+        InputError: for a config, checkpoint, folder or device that will not do.
     """
-    config = load_config(options.config, options.cfg_options)
-    check_config(config)
+    cfg = load_config(config, cfg_options)
+    check_config(cfg)
     # The initialisation of every layer is logged at level INFO, which is no news here.
     logger = MMLogger.get_instance("evaluation", log_level="WARNING")
-    DefaultScope.get_instance("evaluation", scope_name=config.get("default_scope") or "mmpretrain")
-    for option in ("train", "test"):
-        if getattr(options, option) is not None:
-            check_folder(getattr(options, option), f"give --{option} a folder <class>/<image>")
-    sets = labelled_folders(
-        options.train, options.test, options.train_per_class, options.seed, options.size
-    )
+    DefaultScope.get_instance("evaluation", scope_name=cfg.get("default_scope") or "mmpretrain")
+    for option, folder in (("train", train), ("test", test)):
+        if folder is not None:
+            check_folder(folder, f"give --{option} a folder <class>/<image>")
+    sets = labelled_folders(train, test, train_per_class, seed, size)
     for side in sets:
         side.tell(logger)
     shared = count_shared(*sets)
@@ -273,16 +294,15 @@ def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
             "will be far too high; give --test images that --train does not have"
         )
     facts = {
-        "checkpoint": options.checkpoint,
-        "config": options.config,
+        "checkpoint": checkpoint,
+        "config": config,
         "train_images": len(sets[0]),
         "test_images": len(sets[1]),
         "classes": count_classes(*sets),
         "shared_images": shared,
-        "size": options.size,
-        "seed": options.seed,
+        "size": size,
+        "seed": seed,
     }
-    device = check_device(options.device)
-    backbone = load_backbone(config, options.checkpoint, options.seed).to(device)
-    view = EncoderView(config)
-    return extract_both(backbone, view, sets, device, options.batch_size, options.workers), facts
+    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone = load_backbone(cfg, checkpoint, seed).to(place)
+    return extract_both(backbone, EncoderView(cfg), sets, place, batch_size, workers), facts

@@ -1,16 +1,18 @@
 """tools/ablate.py: a plan is checked before it runs, goes on where it stopped, and adds up."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
-import ablate
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from mmsalmask.ablation.plan import Settings, check_rows, read_plan
+from mmsalmask.ablation.table import table_rows
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.commands import ablate
+from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
 from mmsalmask.shipped import CONFIGS
 
@@ -77,12 +79,12 @@ def test_plans_and_rows_may_be_those_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "mmsalmask::demo/mocov2_resnet18_demo.py"
     plan = write(tmp_path, {"rows": [{"name": "plain", "config": name}]})
-    (row,) = ablate.read_plan(plan)
+    (row,) = read_plan(plan)
     assert Path(row.config) == CONFIGS / "demo/mocov2_resnet18_demo.py"
     words = ["mmsalmask::ablations/strategies.yml", "--data", "photos"]
     options = ablate.parse_arguments(words)
     assert options.work_dir == Path("work_dirs/strategies")
-    rows = ablate.read_plan(options.plan)
+    rows = read_plan(options.plan)
     assert len(rows) > 3
     assert all(Path(row.config).is_file() for row in rows)
 
@@ -202,7 +204,7 @@ def test_rows_are_compared_on_a_held_out_tenth_that_nothing_is_trained_on(stripe
     assert {name.split("/")[0] for name in names[1]} == {"across", "down"}
     trained = found["results"]["random patches"]["0"]
     assert (trained["train_images"], trained["test_images"]) == (18, 2)
-    config = ablate.load_config(str(striped / "out" / "random-patches" / "seed_0" / "tiny.py"))
+    config = load_config(str(striped / "out" / "random-patches" / "seed_0" / "tiny.py"))
     assert config.train_dataloader.dataset.data_root == str(sides[0])
     (curve,) = config.custom_hooks
     assert [curve[side].data_root for side in ("train", "test")] == [str(side) for side in sides]
@@ -246,7 +248,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
         run(place, "--work-dir", str(place / "part"), plan="part.yml")
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert "1 of the runs failed: cannot, seed 0: train.py ended with status 2: error:" in error
+    assert "1 of the runs failed: cannot, seed 0: train ended with status 2: error:" in error
     results = json.loads((place / "part" / "results.json").read_text())["results"]
     assert results["cannot"] == {}
     assert "top1" in results["can"]["0"]
@@ -271,15 +273,15 @@ WRONG = {
 @pytest.mark.parametrize("sentence", WRONG)
 def test_a_wrong_plan_is_refused_in_one_sentence(tmp_path, sentence):
     with pytest.raises(InputError, match=sentence):
-        ablate.read_plan(write(tmp_path, WRONG[sentence]), only=["b"])
+        read_plan(write(tmp_path, WRONG[sentence]), only=["b"])
 
 
 def test_a_missing_plan_and_one_that_is_no_yaml_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such plan"):
-        ablate.read_plan(tmp_path / "plan.yml")
+        read_plan(tmp_path / "plan.yml")
     (tmp_path / "plan.yml").write_text("rows: [")
     with pytest.raises(InputError, match="is not YAML"):
-        ablate.read_plan(tmp_path / "plan.yml")
+        read_plan(tmp_path / "plan.yml")
 
 
 def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference():
@@ -293,7 +295,7 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference()
         "once": {1: result(40.0)},
         "never": {},
     }
-    assert ablate.table_rows(results) == [
+    assert table_rows(results) == [
         ["first", "52.0 ± 2.8", "26.0 ± 1.4", "", "1.5 ± 0.0"],
         ["second", "69.0 ± 26.2", "34.5 ± 13.1", "2.0 ± 1.4", "1.5 ± 0.0"],
         ["once", "40.0", "20.0", "-14.0", "1.5"],
@@ -303,6 +305,7 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference()
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "configs" / "ablations").glob("*.yml")))
 def test_the_plans_that_are_shipped_can_be_run(plan):
-    rows = ablate.read_plan(plan)
-    ablate.check_rows(rows, Namespace(cfg_options=["train_cfg.max_epochs=1"], curve=None))
+    rows = read_plan(plan)
+    settings = Settings("", "", "", Path(), cfg_options=["train_cfg.max_epochs=1"])
+    check_rows(rows, settings)
     assert len({(row.config, *row.overrides, row.pretrain) for row in rows}) == len(rows)

@@ -1,6 +1,5 @@
 """What the picture of the masks shows, and what its line of statistics says."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,24 +9,16 @@ import torch
 from PIL import Image
 
 from mmsalmask.algorithms import MaskingDataPreprocessor, MaskUNet
+from mmsalmask.commands import browse_masks
 from mmsalmask.masking import MaskedViews, MeanFill, SaliencyMasker
 from mmsalmask.saliency import BoundaryPriorSaliency
 from mmsalmask.visualization import gallery
+from mmsalmask.visualization.mask_shares import Ratios
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mocov2-salmask-{}_resnet18_demo.py"
 MASKER = "model.data_preprocessor.masker"
 SMALL = "train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32"
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location(
-        "browse_masks", ROOT / "tools" / "browse_masks.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +34,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def browse(tool, tmp_path, capsys, monkeypatch):
+def browse(tmp_path, capsys, monkeypatch):
     """Run the tool here: images and options → exit status, lines, errors, drawn groups, views."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, config="mean", options=(), out="masks.png"):
         drawn, seen = [], []
-        draw, add = gallery.draw_columns, tool.Ratios.add
+        draw, add = gallery.draw_columns, Ratios.add
 
         def draw_and_keep(groups, *rest):
             drawn.extend(groups)
@@ -65,9 +56,9 @@ def browse(tool, tmp_path, capsys, monkeypatch):
         status = 0
         with monkeypatch.context() as patch:
             patch.setattr(gallery, "draw_columns", draw_and_keep)
-            patch.setattr(tool.Ratios, "add", add_and_keep)
+            patch.setattr(Ratios, "add", add_and_keep)
             try:
-                tool.main(command)
+                browse_masks.main(command)
             except SystemExit as leave:
                 status = leave.code
         told = capsys.readouterr()
@@ -191,12 +182,12 @@ def test_the_line_says_what_a_count_of_pixels_finds(browse, folder, config):
     assert told[4] == pytest.approx(100 * wanted[4], abs=0.501)
 
 
-def test_images_count_alike_whatever_the_batch_and_only_where_they_have_the_side(tool):
+def test_images_count_alike_whatever_the_batch_and_only_where_they_have_the_side():
     torch.manual_seed(0)
     views = torch.zeros(5, 3, 8, 8)
     mask, where = torch.rand(5, 1, 8, 8) < 0.3, torch.rand(5, 4, 4) < 0.5
     where[1] = False
-    whole, parts = tool.Ratios(), tool.Ratios()
+    whole, parts = Ratios(), Ratios()
     for ratios, sizes in ((whole, [5]), (parts, [1, 4])):
         pieces = (tensor.split(sizes) for tensor in (views, mask, where))
         for view, m, w in zip(*pieces, strict=True):

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from demo import draw_curve
 from PIL import Image
+
+from mmsalmask.commands.demo import draw_curve
 
 
 def write(work: Path, run: str, *lines: dict) -> None:

@@ -1,6 +1,5 @@
 """The exported backbone starts other people's detectors and nets."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,27 +14,20 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 
 import mmsalmask  # noqa: F401  serves mmcv's operators where they are not compiled
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.commands import export_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "export_backbone.py"
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("export_backbone", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def export(tool, capsys):
+def export(capsys):
     """Run the tool in this process: arguments → (exit status, standard output, errors)."""
 
     def run(*arguments):
         status = 0
         try:
-            tool.main([str(argument) for argument in arguments])
+            export_backbone.main([str(argument) for argument in arguments])
         except SystemExit as leave:
             status = leave.code
         return status, *capsys.readouterr()

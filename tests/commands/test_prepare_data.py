@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import prepare_data
 import pytest
 from running import run_tool
 
+from mmsalmask.commands import prepare_data
 from mmsalmask.data import ImageNet100
 
 YEARS = {2007: ("trainval", "test"), 2012: ("trainval",)}

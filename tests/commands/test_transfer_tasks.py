@@ -51,10 +51,10 @@ def calls(monkeypatch) -> list[tuple[str, ...]]:
     alone = [f"{loader}.num_workers=0" for loader in loaders]
     alone += [f"{loader}.persistent_workers=False" for loader in loaders]
 
-    def call(script: Path, words: list[str], log: Path, place) -> None:
-        made.append((script.name, *words))
-        more = ["--cfg-options", *alone] if script.name in ("train.py", "test.py") else []
-        outcome = run_tool(script.name, *words, *more)
+    def call(command: str, *words: str, log: Path, place) -> None:
+        made.append((command, *words))
+        more = ["--cfg-options", *alone] if command in ("train", "test") else []
+        outcome = run_tool(f"{command}.py", *words, *more)
         with log.open("a") as file:
             file.write(outcome.out + outcome.err)
         if outcome.status:
@@ -93,7 +93,7 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     assert {result["task"] for result in results.values()} == registered().keys()
     assert "left out: linear-imagenet: there is no folder" in told
     assert "seg-cityscapes: there is no folder" in told
-    assert [call[0] for call in calls] == ["linear.py", "knn.py", *["train.py", "test.py"] * 3]
+    assert [call[0] for call in calls] == ["linear", "knn", *["train", "test"] * 3]
     exported = load_checkpoint(place / "out" / "backbone.pth")
     assert exported["meta"]["high_pass"] == "true"
     for name, result in results.items():
@@ -147,7 +147,7 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     (segmentation / "train" / "last_checkpoint").write_text(str(segmentation / "train/iter_1.pth"))
     (segmentation / "train.log").unlink()
     again = run(place, *data)
-    assert [call[0] for call in calls[seen:]] == ["test.py", "train.py", "test.py"]
+    assert [call[0] for call in calls[seen:]] == ["test", "train", "test"]
     assert "--resume" in calls[seen + 1]
     log = (segmentation / "train.log").read_text()
     assert "iter: 1" in log

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from mmsalmask.algorithms.distributed import gather_rows
+from mmsalmask.commands import knn
 from mmsalmask.engine import KNNHook
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import KNNMetric, accuracy, knn_classify, knn_classify_each
@@ -250,19 +250,11 @@ def test_two_processes_measure_what_one_does_and_count_repeated_images_once(
 # tools/knn.py
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("knn_tool", ROOT / "tools" / "knn.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(tool, capsys, *arguments):
+def run(capsys, *arguments):
     """Arguments → (exit status, standard output, errors)."""
     status = 0
     try:
-        tool.main([str(argument) for argument in arguments])
+        knn.main([str(argument) for argument in arguments])
     except SystemExit as leave:
         status = leave.code
     return status, *capsys.readouterr()
@@ -287,7 +279,7 @@ def by_hand(backbone, root):
     return accuracy(predicted, torch.tensor(labels["test"]))
 
 
-def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, shapes, config_file):
+def test_the_tool_evaluates_the_checkpoint_it_is_given(capsys, tmp_path, shapes, config_file):
     torch.manual_seed(11)
     backbone = MODELS.build(Config.fromfile(config_file).model.backbone)
     state = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
@@ -296,7 +288,6 @@ def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, s
     folders = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32, "-k", 5)
     report = tmp_path / "results" / "knn.json"
     status, out, _ = run(
-        tool,
         capsys,
         *(config_file, tmp_path / "epoch_1.pth", *folders, "--workers", 0, "--json", report),
     )
@@ -307,17 +298,15 @@ def test_the_tool_evaluates_the_checkpoint_it_is_given(tool, capsys, tmp_path, s
     assert f"top-1 {expected[0]:.1f} %" in out
 
 
-def test_the_tool_votes_with_several_numbers_of_neighbours(tool, capsys, shapes, config_file):
+def test_the_tool_votes_with_several_numbers_of_neighbours(capsys, shapes, config_file):
     words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32, "--workers", 0)
     report = shapes.parent / "knn.json"
     singly = []
     for k in (7, 1, 24):
-        assert run(tool, capsys, config_file, "none", *words, "-k", k, "--json", report)[0] == 0
+        assert run(capsys, config_file, "none", *words, "-k", k, "--json", report)[0] == 0
         result = json.loads(report.read_text())
         singly.append({name: result[name] for name in ("top1", "mean_per_class")})
-    status, out, _ = run(
-        tool, capsys, config_file, "none", *words, "-k", 7, 1, 24, "--json", report
-    )
+    status, out, _ = run(capsys, config_file, "none", *words, "-k", 7, 1, 24, "--json", report)
     result = json.loads(report.read_text())
     assert status == 0
     assert result["by_k"] == dict(zip(("7", "1", "24"), singly, strict=True))
@@ -326,7 +315,7 @@ def test_the_tool_votes_with_several_numbers_of_neighbours(tool, capsys, shapes,
 
 
 def test_the_tool_says_that_test_images_are_training_images(
-    tool, capsys, tmp_path, shapes, config_file, monkeypatch
+    capsys, tmp_path, shapes, config_file, monkeypatch
 ):
     (tmp_path / "same").symlink_to(shapes / "train")
     for label in ("bars", "disk"):
@@ -341,7 +330,7 @@ def test_the_tool_says_that_test_images_are_training_images(
         # A logger writes to where it was made: into another test's output.
         monkeypatch.setattr(MMLogger, "_instance_dict", MMLogger._instance_dict.copy())
         MMLogger._instance_dict.pop("evaluation", None)
-        status, *told = run(tool, capsys, config_file, *words, "--test", shapes / folder)
+        status, *told = run(capsys, config_file, *words, "--test", shapes / folder)
         result = json.loads(report.read_text())
         assert (status, result["shared_images"]) == (0, shared)
         sentence = f"{shared} of the {result['test_images']} test images ARE TRAINING IMAGES"
@@ -349,19 +338,19 @@ def test_the_tool_says_that_test_images_are_training_images(
 
 
 def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
-    tool, capsys, tmp_path, shapes, config_file
+    capsys, tmp_path, shapes, config_file
 ):
     words = (config_file, "none", "--size", 32)
     for option, other in (("train", "test"), ("test", "train")):
         given = (f"--{option}", tmp_path / "nope", f"--{other}", shapes / other)
-        status, _, err = run(tool, capsys, *words, *given)
+        status, _, err = run(capsys, *words, *given)
         assert status == 2
         assert err == (
             f"error: image folder {tmp_path}/nope does not exist: give --{option} a folder "
             "<class>/<image>\n"
         )
     flat = shapes / "train" / "bars"
-    status, _, err = run(tool, capsys, *words, "--train", flat, "--train-per-class", 2)
+    status, _, err = run(capsys, *words, "--train", flat, "--train-per-class", 2)
     assert status == 2
     assert err.endswith(
         f"lie in {flat} itself and have no class: labels need every image in a subfolder named "
@@ -370,32 +359,32 @@ def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
 
 
 @pytest.mark.parametrize("device", ["gpuuu", "cuda"])
-def test_the_tool_refuses_a_device_that_is_not_there(tool, capsys, shapes, config_file, device):
+def test_the_tool_refuses_a_device_that_is_not_there(capsys, shapes, config_file, device):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("it is there")
     words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32)
-    status, _, err = run(tool, capsys, config_file, "none", *words, "--device", device)
+    status, _, err = run(capsys, config_file, "none", *words, "--device", device)
     told = f"error: --device {device}: this machine has no such device for PyTorch, but cpu"
     assert (status, err.startswith(told), err.count("\n")) == (2, True, 1)
 
 
-def test_the_tool_splits_one_folder_by_the_seed(tool, capsys, tmp_path, shapes, config_file):
+def test_the_tool_splits_one_folder_by_the_seed(capsys, tmp_path, shapes, config_file):
     words = ("--train", shapes / "train", "--train-per-class", 5, "--size", 32, "--workers", 0)
     report, found = tmp_path / "knn.json", []
     for seed in (3, 3, 4):
         words_of_seed = (*words, "-k", 3, "--seed", seed, "--json", report)
-        assert run(tool, capsys, config_file, "none", *words_of_seed)[0] == 0
+        assert run(capsys, config_file, "none", *words_of_seed)[0] == 0
         found.append(json.loads(report.read_text()))
     assert found[0] == found[1]
     assert found[0]["top1"] != found[2]["top1"]
     assert (found[0]["train_images"], found[0]["test_images"]) == (10, 14)
-    status, _, errors = run(tool, capsys, config_file, "none", *words[:3], 12)
+    status, _, errors = run(capsys, config_file, "none", *words[:3], 12)
     assert (status, "class 'bars' of" in errors) == (2, True)
 
 
-def test_the_tool_says_in_one_line_what_is_wrong(tool, capsys, tmp_path, shapes, config_file):
+def test_the_tool_says_in_one_line_what_is_wrong(capsys, tmp_path, shapes, config_file):
     def error(*arguments):
-        status, _, errors = run(tool, capsys, config_file, *arguments, "--size", 32, "-k", 5)
+        status, _, errors = run(capsys, config_file, *arguments, "--size", 32, "-k", 5)
         lines = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert status == 2
         assert len(lines) == 1

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from mmsalmask.commands import linear
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, evaluate_linear
 from mmsalmask.evaluation.features import LabelledFeatures
@@ -187,13 +187,10 @@ def test_what_cannot_work_is_told_in_a_sentence(change, sentence):
 def test_the_tool_tells_the_rates_it_tried_and_writes_where_its_figure_comes_from(
     tmp_path, capsys, shapes, config_file
 ):
-    spec = importlib.util.spec_from_file_location("linear_tool", ROOT / "tools" / "linear.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     report = tmp_path / "linear.json"
     words = ["--train", shapes / "train", "--test", shapes / "test", "--size", 32, "--workers", 0]
     words += ["--lr", 0.01, 1, "--epochs", 10, "--json", report, "--seed", 3]
-    tool.main([str(word) for word in (config_file, "none", *words)])
+    linear.main([str(word) for word in (config_file, "none", *words)])
     lines = capsys.readouterr().out.splitlines()
     result = json.loads(report.read_text())
     assert [line.split(":")[0] for line in lines[:2]] == [
@@ -206,6 +203,6 @@ def test_the_tool_tells_the_rates_it_tried_and_writes_where_its_figure_comes_fro
     assert (result["train_images"], result["test_images"], result["seed"]) == (24, 6, 3)
     assert {"command", "commit", "hardware", "torch"} <= set(result)
     with pytest.raises(SystemExit) as leave:
-        tool.main([str(word) for word in (config_file, "none", *words, "--lr", -1)])
+        linear.main([str(word) for word in (config_file, "none", *words, "--lr", -1)])
     assert leave.value.code == 2
     assert "error: learning rates must be positive" in capsys.readouterr().err
