@@ -1,4 +1,4 @@
-"""Commands that run commands: a folder is one job's, a failure is told, each job has a GPU of its own."""
+"""Commands that run commands: a folder is one job's, failures are told, a job has its own GPU."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from mmsalmask.errors import InputError
 from mmsalmask.jobs import Place, call, claim, run_all, visible_gpus, wait_for
 
 CPU = Place(None, 1)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_folder_of_another_job_is_not_taken_for_this_one(tmp_path):
@@ -78,13 +79,11 @@ def test_the_last_line_of_a_command_that_fails_is_told(tmp_path):
 def test_a_command_that_outlived_its_caller_is_waited_for(tmp_path, capsys, command):
     name = command("import time; print('start', flush=True); time.sleep(1); print('end')")
     log = tmp_path / "log"
-    code = "from mmsalmask.jobs import Path, call; "
+    code = "import os; from mmsalmask.jobs import Path, call; "
     # Its words name the log's folder, as those of every command that is waited for do.
-    code += f"call({name!r}, {str(tmp_path)!r}, log=Path({str(log)!r}))"
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    environment["PYTHONPATH"] = str(Path(mmsalmask.__file__).parents[1])
-    code = f"import os; del os.environ['PYTHONSAFEPATH']; {code}"
-    caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    folder = str(tmp_path)
+    code += f"os.chdir({folder!r}); call({name!r}, {folder!r}, log=Path({str(log)!r}))"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     while not (log.exists() and log.read_text()):
         time.sleep(0.01)
     caller.kill()

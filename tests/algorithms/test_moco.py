@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
-from reliability import differences
 from running import train_and_close
+from system.comparing import differences
 from torch import nn
 
 from mmsalmask.algorithms import MaskedMoCo, MaskingDataPreprocessor

@@ -1,5 +1,4 @@
 import copy
-import importlib.util
 import json
 import math
 import multiprocessing
@@ -23,6 +22,7 @@ from torch import nn
 import mmsalmask.algorithms  # noqa: F401
 from mmsalmask.algorithms import MaskedSimCLR
 from mmsalmask.algorithms.encoder import kept_statistics
+from mmsalmask.commands.train import main
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageNet100
 from mmsalmask.data.demo import draw_demo_set
@@ -436,9 +436,6 @@ def test_contradictory_overrides_are_refused(name, options, message):
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Run tools/train.py in this process on two batches; returns its last log line and weights."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "tools" / "train.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
 
     def run(name: str, data_root: Path, **options) -> tuple[dict, dict]:
         work_dir = tmp_path / "run"
@@ -461,7 +458,7 @@ def train(tmp_path, monkeypatch):
             ["train.py", str(CONFIGS / name), "--work-dir", str(work_dir), "--cfg-options"]
             + arguments,
         )
-        tool.main()
+        main()
         (log,) = work_dir.glob("*/vis_data/scalars.json")
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         state = torch.load(work_dir / "epoch_1.pth", weights_only=False)["state_dict"]

@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
-from reliability import differences
 from running import train_and_close
+from system.comparing import differences
 
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine import ExactRunner
