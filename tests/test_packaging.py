@@ -169,6 +169,47 @@ def test_the_installed_command_works_in_another_folder_on_a_config_of_the_packag
     assert result["command"].startswith(f"mmsalmask linear {config} none --train train")
 
 
+def test_a_command_of_the_installed_package_runs_others_in_another_folder(mmsalmask):
+    """Pretraining and kNN are processes of their own; workers and the plan's configs are found."""
+    for label, colour in enumerate(((200, 30, 30), (30, 30, 200))):
+        folder = mmsalmask.folder / "photos" / f"class_{label}"
+        folder.mkdir(parents=True)
+        for image in range(6):
+            Image.new("RGB", (20 + image, 20), colour).save(folder / f"{image}.png")
+    row = {
+        "name": "untrained",
+        "pretrain": False,
+        "config": "mmsalmask::demo/mocov2_resnet18_demo.py",
+    }
+    (mmsalmask.folder / "plan.yml").write_text(yaml.safe_dump({"rows": [row]}))
+    words = ("--data", "photos", "--holdout", 0.4, "--size", 32, "-k", 1, "--workers", 1)
+    done = mmsalmask("ablate", "plan.yml", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((mmsalmask.folder / "work_dirs/plan/results.json").read_text())
+    assert results["results"]["untrained"]["0"]["top1"] == 100
+    drawn = mmsalmask(
+        *("masks", "mmsalmask::demo/mocov2-salmask-mean_resnet18_demo.py", "photos"),
+        *("--rows", 1, "--cfg-options", "train_dataloader.batch_size=2"),
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert Image.open(mmsalmask.folder / "masks.png").size[0] > 100
+
+
+def test_entry_scripts_are_the_commands_and_hold_no_code():
+    for name, module in COMMANDS.items():
+        source = (ROOT / "tools" / f"{module}.py").read_text()
+        assert f"from mmsalmask.commands.{module} import main\n" in source, name
+        assert len(source.splitlines()) <= 6
+
+
+def test_the_commands_are_listed_without_importing_torch():
+    program = "import sys; sys.argv = ['mmsalmask', '--help']; from mmsalmask.__main__ import main"
+    program += "; main(); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
 def test_the_installed_command_has_the_published_tables(mmsalmask):
     config = "mmsalmask::depth/monodepth2_resnet18_rendered.py"
     asked = mmsalmask("depth", config, "none.pth", "--images", 0)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, broadcast, is_main_process
+from mmengine.dist import all_gather_object, broadcast, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from mmsalmask.checkpoint import load_checkpoint, read_config, revive
 from mmsalmask.engine.autocast import wrappers_of
@@ -23,6 +22,7 @@ from mmsalmask.engine.resume.loops import EpochLoop, IterLoop
 from mmsalmask.engine.resume.plan import Plan, changes
 from mmsalmask.engine.resume.randomness import random_state, set_random_state
 from mmsalmask.engine.resume.stopping import StopSignals
+from mmsalmask.engine.resume.weights import batch_norm, open_gradients, refuse_bad_weights
 from mmsalmask.errors import InputError, Stopped
 from mmsalmask.files import write_atomically
 
@@ -136,26 +136,11 @@ class ExactRunner(Runner):
         Raises:
             InputError: a weight, or a statistic of a BatchNorm, is not finite, in any process.
         """
-        self._refuse_bad_weights()
+        refuse_bad_weights(self.plain_model)
         exact = isinstance(self.train_loop, EpochLoop | IterLoop)
         exact = exact and options.get("save_optimizer", True)
         self.message_hub.update_info(_STATE, self._state() if exact else None)
         super().save_checkpoint(out_dir, filename, *args, **options)
-
-    @torch.no_grad()
-    def _refuse_bad_weights(self) -> None:
-        tensors = [*self.plain_model.parameters(), *self._batch_norm().values()]
-        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-        # The largest value of each, which a NaN is, too; empty tensors have none.
-        largest = torch.stack([t.abs().amax().float() for t in floats if t.numel()])
-        bad = (~largest.isfinite()).any().to(torch.uint8)
-        all_reduce(bad, "max")
-        if bad:
-            raise InputError(
-                "the weights are no longer finite and are not saved, the last good checkpoint is "
-                "kept: lower optim_wrapper.optimizer.lr, or train in bfloat16 or float32, and "
-                "start again, with --resume if there is a checkpoint"
-            )
 
     def _state(self) -> dict[str, Any]:
         loop, sampler = self.train_loop, self.train_dataloader.batch_sampler
@@ -163,7 +148,7 @@ class ExactRunner(Runner):
             "random": loop.state_to_keep or random_state(),
             # Under DDP each process has BatchNorm statistics of its own.
             "batch_norm": (
-                {name: value.cpu().clone() for name, value in self._batch_norm().items()}
+                {name: value.cpu().clone() for name, value in batch_norm(self.plain_model).items()}
                 if self.world_size > 1
                 else {}
             ),
@@ -174,27 +159,9 @@ class ExactRunner(Runner):
             "batch_size": getattr(sampler, "batch_size", None),
             "images": self._images(),
             "validated": loop.validated,
-            "gradients": self._open_gradients(),
+            "gradients": open_gradients(self.plain_model, self.optim_wrapper),
             "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
         }
-
-    def _batch_norm(self) -> dict[str, Tensor]:
-        return {
-            f"{name}.{key}": value
-            for name, norm in self.plain_model.named_modules()
-            if isinstance(norm, _BatchNorm)
-            for key, value in norm.named_buffers()
-        }
-
-    def _open_gradients(self) -> dict[str, Tensor]:
-        """What was accumulated for a step that is yet to come, the processes' mean."""
-        if all(one.should_update() for one in wrappers_of(self.optim_wrapper)):
-            return {}
-        named = self.plain_model.named_parameters()
-        gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
-        for gradient in gradients.values():
-            all_reduce(gradient, "mean")
-        return gradients
 
     @property
     def plain_model(self) -> nn.Module:
