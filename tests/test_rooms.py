@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mmsalmask"
 
-# From the bottom to the top. A room imports those of lower rows, and those of its own row as long as
-# no circle comes of it.
+# From the bottom to the top. A room imports those of lower rows, and of its own row those that do
+# not import it.
 ROWS = [
     {"compat", "checks", "device", "errors", "files", "provenance", "registry", "shipped"},
     {"jobs", "torchrun", "cli"},
