@@ -18,7 +18,7 @@ from statistics import mean, stdev
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "mmsalmask" / "evaluation" / "published"
+PUBLISHED = ROOT / "mmsalmask" / "downstream" / "published"
 DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -168,6 +168,19 @@ def traffic() -> str:
         ]
         rows.append([stage, *cells])
     return markdown(["stage: kernels · GB (least)", *data["results"]], rows) + origin(data)
+
+
+def predictions() -> str:
+    """Milliseconds of a step that the counts predict, by method and GPU."""
+    data = result("traffic.json")
+    rows = []
+    for name, stages in data["results"].items():
+        sums = {}
+        for row in stages.values():
+            for gpu, seconds in row["predicted"].items():
+                sums[gpu] = sums.get(gpu, 0) + 1000 * seconds
+        rows.append([name, *(f"{sum_:.0f}" for sum_ in sums.values())])
+    return markdown(["predicted ms of a step", *sums], rows) + origin(data)
 
 
 def two_processes() -> str:
@@ -371,6 +384,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": kills,
     "processes": processes,
     "traffic": traffic,
+    "predictions": predictions,
     "two processes": two_processes,
     "bad files": bad_files,
     "study": of_the_study(study_rows),
