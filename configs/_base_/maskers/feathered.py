@@ -1,0 +1,3 @@
+_base_ = '../localizers.py'
+
+masker = dict(type='mmsalmask.SaliencyMasker', strategy=dict(type='mmsalmask.FeatheredMean'))
