@@ -557,7 +557,10 @@ MISFITS = {
     "mask net of another size": ("adios-mocov2_resnet18_demo", {"model.mask_net.size": 64}),
     "mask net of another size, SimCLR": ("adios-simclr_resnet18_demo", {"model.mask_net.size": 64}),
     "whole images and nothing that cuts them": (MOCO, {f"{PREPROCESSOR}.augment": None}),
-    "views larger than the memory": (WORKERS, {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6}),
+    "views larger than the memory": (
+        WORKERS,
+        {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6},
+    ),
     "a std that leaves infinities": (MOCO, {f"{PREPROCESSOR}.std": [1e-38, 1e-38, 1e-38]}),
 }
 

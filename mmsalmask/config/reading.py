@@ -13,7 +13,6 @@ from mmsalmask.config.wording import ask, nearest
 from mmsalmask.errors import InputError
 from mmsalmask.shipped import CONFIGS
 
-
 # Recipes that made views on the device had this in their names, beside twins that did not.
 _DEVICE = re.compile(r"-device(?=_demo\.py$|-coslr-200e_(folder|in100)\.py$)")
 

@@ -487,7 +487,9 @@ def test_an_option_for_a_variable_that_was_read_already_names_where_it_went():
         return str(caught.value)
 
     assert told(**{"masker.grid": 14}).endswith(f"override {MASKER}.grid instead")
-    assert told(**{"masker.strategy.type": "x"}).endswith(f"override {MASKER}.strategy.type instead")
+    assert told(**{"masker.strategy.type": "x"}).endswith(
+        f"override {MASKER}.strategy.type instead"
+    )
     localizer = f"override {MASKER}.localizer.map_size instead"
     assert told(**{"boundary_prior.map_size": 14}).endswith(localizer)
 

@@ -1,4 +1,4 @@
-# MSCN (Jing et al. 2022) is the same masker without saliency: random patches, no hard negative.
+# MSCN (Jing et al. 2022) is the masker without saliency: random patches, no hard negatives.
 # Both views are high-pass filtered. The query alone is masked, as in the rows it is compared with,
 # so that where the masks lie is all that differs; for masks on both views:
 # --cfg-options model.data_preprocessor.masker.masked_views=both
