@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from mmpretrain.models import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from recipes import CONFIGS, ROOT, metafiles, models
 
 from mmsalmask.config import check_config, load_config
+from mmsalmask.registry import MODELS as OURS
 
 RECIPES = {model["Name"]: model for metafile in metafiles() for model in models(metafile)}
 PRETRAINING = [
@@ -34,6 +36,22 @@ def test_a_pretraining_makes_its_views_on_the_device(name):
 def test_there_are_recipes_of_every_kind_to_look_at():
     assert len(PRETRAINING) > 60
     assert len(RECIPES) == len([p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts])
+
+
+def test_every_algorithm_has_a_recipe_and_one_that_the_tests_train_on_photos():
+    OURS.import_from_location()
+    algorithms = {
+        f"mmsalmask.{name}"
+        for name, part in OURS.module_dict.items()
+        if isinstance(part, type) and issubclass(part, BaseSelfSupervisor)
+    }
+    assert len(algorithms) >= 4
+    trained = {"demo": set(), "else": set()}
+    for name in PRETRAINING:
+        kind = "demo" if RECIPES[name]["Config"].startswith("configs/demo/") else "else"
+        trained[kind].add(load_config(str(ROOT / RECIPES[name]["Config"])).model.type)
+    for kind, found in trained.items():
+        assert sorted(algorithms - found) == [], kind
 
 
 def test_maskers_and_localizers_are_written_in_base_files_alone():
