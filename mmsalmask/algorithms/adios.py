@@ -14,9 +14,10 @@ from mmsalmask.algorithms.adios_optimizers import (
     ADIOSOptimWrapperConstructor,  # noqa: F401  (configs of earlier runs name it in this module)
     both_optimizers,
 )
-from mmsalmask.algorithms.encoder import kept_statistics
-from mmsalmask.algorithms.moco import MaskedMoCo, _embed
-from mmsalmask.algorithms.simclr import MaskedSimCLR, _of_other_processes
+from mmsalmask.algorithms.distributed import of_other_processes
+from mmsalmask.algorithms.encoder import embed, kept_statistics
+from mmsalmask.algorithms.moco import MaskedMoCo
+from mmsalmask.algorithms.simclr import MaskedSimCLR
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
@@ -276,7 +277,7 @@ class ADIOSMoCo(ADIOS, MaskedMoCo):
         return self._embed_shuffled(view)
 
     def _contrast(self, masked: Tensor, clean: Tensor) -> Tensor:
-        return self.head.loss(_embed(self._encoder, masked), clean, self.queue)["loss"]
+        return self.head.loss(embed(self._encoder, masked), clean, self.queue)["loss"]
 
     def _end_batch(self, clean: Tensor) -> None:
         self._enqueue(clean)
@@ -294,7 +295,7 @@ class ADIOSSimCLR(ADIOS, MaskedSimCLR):
 
     def _contrast(self, masked: Tensor, clean: Tensor) -> Tensor:
         embedded = self._embed(masked)
-        others = _of_other_processes(torch.cat([embedded, clean]))
+        others = of_other_processes(torch.cat([embedded, clean]))
         return self.head.loss(embedded, clean, None, others)["loss"]
 
 
