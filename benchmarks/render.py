@@ -2,8 +2,9 @@
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
 benchmarks/results, published ones from mmsalmask/downstream/published, and what a method does from
-the metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
-date.
+the metafiles. These and the tables of configs/*/README.md come from the configs, by
+benchmarks/recipes.py. Run without arguments to rewrite the files, with --check to fail if one is
+not up to date.
 """
 
 import argparse
@@ -15,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
-import yaml
+from recipes import ROOT, metafiles, models, render_metafile, render_readme
 
-ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "mmsalmask" / "downstream" / "published"
+from mmsalmask.downstream.tables import PUBLISHED
+
 DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -68,14 +69,12 @@ def methods() -> str:
     """What a step of each method takes beyond its plain algorithm, as its metafile says."""
     parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
     rows = []
-    for folder in ("supervised", "moco", "simclr", "mscn", "mixmask", "adios", "others"):
-        content = yaml.safe_load((ROOT / "configs" / folder / "metafile.yml").read_text())
-        for model in content["Models"]:
-            told = model["Metadata"]
-            if "Extra Forwards" in told:
-                method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
-                extra = [str(told["Extra Forwards"].get(part, "")) for part in parts]
-                rows.append([method, told["Masks"], told.get("Localizer", "–"), *extra])
+    for model in (model for metafile in metafiles() for model in models(metafile)):
+        told = model["Metadata"]
+        if "Extra Forwards" in told:
+            method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
+            extra = [str(told["Extra Forwards"].get(part, "")) for part in parts]
+            rows.append([method, told["Masks"], told.get("Localizer", "–"), *extra])
     header = ["method", "masked; filled with", "localizer", *(f"+ {part}" for part in parts)]
     return markdown(header, rows, words=3)
 
@@ -404,15 +403,22 @@ def render(text: str) -> str:
     return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
 
 
+# Metafiles first: tables are made of them.
+PAGES: dict[Path, Callable[[Path], str]] = {
+    **dict.fromkeys(metafiles(), render_metafile),
+    **{file.with_name("README.md"): render_readme for file in metafiles()},
+    **{file: lambda path: render(path.read_text()) for file in FILES},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    for file in FILES:
-        written = file.read_text()
-        rendered = render(written)
+    for file, as_it_has_to_be in PAGES.items():
+        written, rendered = file.read_text(), as_it_has_to_be(file)
         if check and rendered != written:
-            sys.exit(f"{file.name} is not up to date: run python benchmarks/render.py")
+            sys.exit(f"{file} is not up to date: run python benchmarks/render.py")
         file.write_text(rendered)
 
 

@@ -31,15 +31,12 @@ TINY = {
     "train_dataloader.persistent_workers": False,
     "visualizer.vis_backends": [],
 }
-MOCO, DEVICE = "mocov2-salmask-mean_resnet18_demo", "mocov2-salmask-mean_resnet18-device_demo"
-SIZES = {
-    DEVICE: {
-        "model.data_preprocessor.augment.view.size": 32,
-        "train_dataloader.dataset.pipeline.0.size": 40,
-    },
-    "adios": {"model.mask_net.size": 32, "model.mask_net.channels": 8},
-    "views": {"train_dataloader.dataset.pipeline.1.transforms.0.0.scale": 32},
+MOCO, WORKERS = "mocov2-salmask-mean_resnet18_demo", "../../tests/worker_views"
+VIEWS = {
+    "model.data_preprocessor.augment.view.size": 32,
+    "train_dataloader.dataset.pipeline.0.size": 40,
 }
+ADIOS = {"model.mask_net.size": 32, "model.mask_net.channels": 8}
 
 nan, inf = math.nan, math.inf
 NO_NUMBER = [nan, inf, -inf, 1e39, "0.2", "", None, True, [0.2]]
@@ -243,10 +240,10 @@ PARTS = {
         ),
     ),
     "DeviceAugmentation": Part(
-        DEVICE, f"{PREPROCESSOR}.augment", dict(view=[None, *NO_PART], key=NO_PART)
+        MOCO, f"{PREPROCESSOR}.augment", dict(view=[None, *NO_PART], key=NO_PART)
     ),
     "RandomView": Part(
-        DEVICE,
+        MOCO,
         f"{PREPROCESSOR}.augment.view",
         dict(
             size=NO_COUNT,
@@ -265,9 +262,9 @@ PARTS = {
             flip_prob=NO_SHARE,
         ),
     ),
-    "LoadWhole": Part(DEVICE, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),
+    "LoadWhole": Part(MOCO, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),
     "RandomResizedCrop": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.0",
         dict(
             scale=[*NO_COUNT, (32, 0), (32,), "32"],
@@ -279,7 +276,7 @@ PARTS = {
         ),
     ),
     "MultiView": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1",
         dict(
             num_views=[*NO_COUNT[:-1], [], [1, 1], [0], ["2"]],
@@ -287,13 +284,13 @@ PARTS = {
         ),
     ),
     "HighPassFilter": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.1",
         dict(KERNEL, mean=[None, "abc", 5, [nan, 0, 0], ["1", 2, 3]]),
         dict(type="mmsalmask.HighPassFilter"),
     ),
     "StrongGaussianBlur": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.1",
         KERNEL,
         dict(type="mmsalmask.StrongGaussianBlur"),
@@ -326,7 +323,7 @@ PARTS = {
         dict(type="mmsalmask.ImageNet100", data_root="IMAGENET", pipeline=[]),
     ),
     "InMemory": Part(
-        DEVICE,
+        MOCO,
         DATASET,
         dict(dataset=[None, *NO_PART, FOLDER], resident=NO_FLAG),
         dict(
@@ -428,8 +425,8 @@ _LOADED: dict[str, Config] = {}
 def config_of(part: Part, places: dict[str, str]) -> Config:
     """A small version of the recipe with the class in its place."""
     if part.recipe not in _LOADED:
-        kind = DEVICE if part.recipe == DEVICE else "views"
-        sizes = {**SIZES[kind], **(SIZES["adios"] if part.recipe.startswith("adios") else {})}
+        sizes = {} if part.recipe == WORKERS else VIEWS
+        sizes = {**sizes, **(ADIOS if part.recipe.startswith("adios") else {})}
         queue = {} if "simclr" in part.recipe else {"model.queue_len": 16}
         options = {**TINY, **sizes, **queue, "data_root": places["SHAPES"]}
         _LOADED[part.recipe] = load_config(str(DEMO / f"{part.recipe}.py"), options)
@@ -478,6 +475,12 @@ def told(value: str):
 
 # Refused when training begins, or which are no more than sentences about what is not there.
 LATER = {("FrozenCheckHook", "modules"), ("ImageNet100", "data_root"), ("CachedSaliency", "cache")}
+
+
+def test_every_part_of_pretraining_has_its_bad_values_here():
+    ours = [*MODELS.module_dict.items(), *DATASETS.module_dict.items()]
+    names = {name for name, part in ours if ".depth" not in part.__module__}
+    assert sorted(names - set(PARTS)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in {n for n, _ in LATER}])
@@ -555,12 +558,15 @@ MISFITS = {
     "queue of other dimensions": (MOCO, {"model.feat_dim": 64}),
     "neck of other channels": (MOCO, {"model.neck.in_channels": 128}),
     "head of another algorithm": (MOCO, {"model.head.type": "mmsalmask.NTXentHead"}),
-    "three views": (MOCO, {f"{DATASET}.pipeline.1.num_views": 3}),
-    "one view": (MOCO, {f"{DATASET}.pipeline.1.num_views": 1}),
+    "three views": (WORKERS, {f"{DATASET}.pipeline.1.num_views": 3}),
+    "one view": (WORKERS, {f"{DATASET}.pipeline.1.num_views": 1}),
     "mask net of another size": ("adios-mocov2_resnet18_demo", {"model.mask_net.size": 64}),
     "mask net of another size, SimCLR": ("adios-simclr_resnet18_demo", {"model.mask_net.size": 64}),
-    "whole images and nothing that cuts them": (DEVICE, {f"{PREPROCESSOR}.augment": None}),
-    "views larger than the memory": (MOCO, {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6}),
+    "whole images and nothing that cuts them": (MOCO, {f"{PREPROCESSOR}.augment": None}),
+    "views larger than the memory": (
+        WORKERS,
+        {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6},
+    ),
     "a std that leaves infinities": (MOCO, {f"{PREPROCESSOR}.std": [1e-38, 1e-38, 1e-38]}),
 }
 
@@ -578,7 +584,7 @@ def test_settings_that_do_not_fit_together_are_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize(
-    "recipe", [MOCO, DEVICE, "adios-mocov2_resnet18_demo", "simclr-salmask-mean_resnet18_demo"]
+    "recipe", [MOCO, WORKERS, "adios-mocov2_resnet18_demo", "simclr-salmask-mean_resnet18_demo"]
 )
 def test_a_rehearsal_leaves_no_trace(places, tmp_path, monkeypatch, recipe):
     ends = []

@@ -75,7 +75,7 @@ def _with_cache(masker: dict | None, cache: str) -> dict:
     if masker is None or check_part("masker", masker).get("localizer") is None:
         raise InputError(
             f"saliency_cache={cache!r} stands in for a localizer, but the config's masker has "
-            "none: leave it away, or take a config that masks by saliency"
+            "none: leave it out, or take a config that masks by saliency"
         )
     cached = dict(type="mmsalmask.CachedSaliency", cache=cache, localizer=masker["localizer"])
     return {**masker, "localizer": cached}
@@ -191,8 +191,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if source is None:
             raise InputError(
                 "model.data_preprocessor.augment makes the views, but the pipeline hands on no "
-                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or remove "
-                "augment"
+                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or set "
+                "augment=None"
             )
         inputs, index = self.cast_data(inputs), self.cast_data(source["image"])
         images = inputs if inputs.ndim == 4 else self._resident(inputs)
