@@ -22,7 +22,7 @@ from mmsalmask.masking import (
     StrongBlur,
 )
 from mmsalmask.registry import MODELS
-from mmsalmask.saliency import CachedSaliency, Crops
+from mmsalmask.saliency import Crops
 
 for _part in (
     SaliencyMasker,
@@ -145,8 +145,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
             masker = _with_cache(masker, saliency_cache)
         self.masker = None if masker is None else build_masker(masker)
         localizer = getattr(self.masker, "localizer", None)
-        if isinstance(localizer, CachedSaliency):
-            localizer.check_normalisation(normalisation(mean, std, to_rgb))
+        if localizer is not None:
+            localizer.check_source(normalisation=normalisation(mean, std, to_rgb))
         self.augment = None if augment is None else build_augmentation(augment)
         self.both_directions = False
         self.images: Tensor | None = None

@@ -24,7 +24,7 @@ from mmsalmask.masking.patches import (
     to_pixels,
 )
 from mmsalmask.masking.strategies import Mixture, Role, Strategy
-from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_to_grid
+from mmsalmask.saliency import Crops, Frozen, foreground
 
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
@@ -81,9 +81,8 @@ class SaliencyMasker(nn.Module):
 
     Args:
         strategy: what the encoder sees and what fills a mask.
-        localizer: module (N, 3, H, W) → saliency (N, h, w); or a
-            :class:`~mmsalmask.saliency.CachedSaliency`, which has the maps already; or ``None`` for
-            random masking (MSCN).
+        localizer: a :class:`~mmsalmask.saliency.Localizer`, or any module (N, 3, H, W) → saliency
+            (N, h, w); ``None`` for random masking (MSCN).
         grid: patches per side, or (rows, columns).
         offset: foreground threshold, mean − offset·std of the map.
         query_ratio: range of the share r of patches that the query loses, uniform per image.
@@ -107,7 +106,7 @@ class SaliencyMasker(nn.Module):
     def __init__(
         self,
         strategy: Strategy,
-        localizer: nn.Module | CachedSaliency | None = None,
+        localizer: nn.Module | None = None,
         grid: int | tuple[int, int] = 7,
         offset: float = 0.6,
         query_ratio: tuple[float, float] = (0.05, 0.25),
@@ -120,11 +119,9 @@ class SaliencyMasker(nn.Module):
         super().__init__()
         self.strategy = strategy
         self.grid = check_sides("grid", grid, 1)
-        if isinstance(localizer, CachedSaliency):
-            localizer.check_grid(self.grid)
-            self.localizer = localizer
-        else:
-            self.localizer = None if localizer is None else Frozen(localizer)
+        self.localizer = None if localizer is None else Frozen(localizer)
+        if self.localizer is not None:
+            self.localizer.check_grid(self.grid)
         self.offset = offset
         self.query_ratio = _check_range("query_ratio", query_ratio)
         self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
@@ -273,16 +270,8 @@ class SaliencyMasker(nn.Module):
         """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
             return (None, None), (None, None)
-        if not isinstance(self.localizer, CachedSaliency):
-            saliency = pool_to_grid(self.localizer(pair), self.grid)
-        elif crops is None:
-            raise InputError(
-                "a saliency cache needs to know where each view was cut from: use "
-                "mmsalmask.MultiView, mmsalmask.RandomResizedCrop and mmsalmask.PackInputs in the "
-                "pipeline, as configs/_base_/datasets/mocov2_views.py does"
-            )
-        else:
-            saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
+        joint = None if crops is None else crops[0].followed_by(crops[1])
+        saliency = self.localizer.locate(pair, joint, self.grid)
         return saliency.chunk(2), foreground(saliency, self.offset).chunk(2)
 
     def _hide(
