@@ -12,29 +12,11 @@ from torch import Tensor
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
-from mmsalmask.masking import (
-    FeatheredMean,
-    HighPassNoise,
-    LowPass,
-    MeanFill,
-    OtherImage,
-    SaliencyMasker,
-    StrongBlur,
-)
+from mmsalmask.masking import SaliencyMasker
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import Crops
 
-for _part in (
-    SaliencyMasker,
-    HighPassNoise,
-    StrongBlur,
-    MeanFill,
-    LowPass,
-    FeatheredMean,
-    OtherImage,
-    DeviceAugmentation,
-    RandomView,
-):
+for _part in (SaliencyMasker, DeviceAugmentation, RandomView):
     MODELS.register_module(module=_part)
 
 

@@ -14,6 +14,7 @@ from mmsalmask.masking import (
     OtherImage,
     SaliencyMasker,
     StrongBlur,
+    View,
     blur_fill,
     high_pass,
     mask_ratios,
@@ -94,7 +95,7 @@ def test_masked_pixels_show_the_views_own_mean_or_its_blur():
 @pytest.mark.parametrize("size", [(28, 28), (23, 31)])
 def test_a_low_passed_patch_interpolates_the_means_of_the_cells(size):
     views_, _ = views(number=2, size=size)
-    filled = LowPass(cells=4).fill(views_, "query", None)
+    filled = LowPass(cells=4).fill(View("query", views_), None)
     assert np.allclose(filled, references.low_pass(views_.double().numpy(), 4), atol=1e-5)
     assert (filled - views_.mean((2, 3), keepdim=True)).std() > 0.01
 
