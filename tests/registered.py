@@ -62,6 +62,18 @@ def some_views(number: int = 4, size: tuple[int, int] = (24, 26), seed: int = 0)
     return smooth + 0.3 * torch.randn(number, 3, *size, generator=generator)
 
 
+def scene(images=4, height=96, width=96, seed=0):
+    """A textured, coloured square off the centre of a noisy gradient; values in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(0.2, 0.6, width).expand(images, 3, height, width)
+    picture = ramp + 0.05 * torch.randn(images, 3, height, width, generator=generator)
+    top, left = height // 2, width // 6
+    patch = picture[:, :, top : top + height // 4, left : left + width // 4]
+    patch[:, 0] += 0.3
+    patch += 0.2 * torch.randn(patch.shape, generator=generator)
+    return picture.clamp(0, 1)
+
+
 def some_crops(number: int, images: int, seed: int = 0) -> Crops:
     """Crops of that many images."""
     generator = torch.Generator().manual_seed(seed)

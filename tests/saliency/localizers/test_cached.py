@@ -6,6 +6,7 @@ import references
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from registered import some_crops
 from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.errors import InputError
@@ -13,23 +14,11 @@ from mmsalmask.masking import MeanFill, SaliencyMasker
 from mmsalmask.saliency import (
     BoundaryPriorSaliency,
     CachedSaliency,
-    Crops,
     cut,
     foreground,
     pool_to_grid,
     standardise,
 )
-
-
-def some_crops(number, images, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    low = torch.rand(number, 2, generator=generator) * 0.5
-    size = 0.2 + 0.3 * torch.rand(number, 2, generator=generator)
-    return Crops(
-        torch.randint(images, (number,), generator=generator),
-        torch.cat([low, low + size], dim=1),
-        torch.rand(number, generator=generator) < 0.5,
-    )
 
 
 def cached(images=6, cells=(10, 12)):
