@@ -32,8 +32,8 @@ class BackboneSaliency(Localizer):
         InputError: for a size below one pixel or another dtype.
     """
 
-    # A backbone without weights: the mean of each channel over 4x4 pixels.
-    example = dict(backbone=nn.AvgPool2d(4))
+    # A backbone without weights: the mean of each channel over 2x2 pixels.
+    example = dict(backbone=nn.AvgPool2d(2))
 
     def __init__(
         self,
