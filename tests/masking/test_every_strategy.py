@@ -85,7 +85,5 @@ def test_a_strategy_without_a_reference_or_an_example_is_named(monkeypatch):
     with pytest.raises(AssertionError, match="ForgetfulFill has no example"):
         example_of(ForgetfulFill)
     monkeypatch.setattr(ForgetfulFill, "__module__", "mmsalmask.masking.strategies.forgetful")
-    with pytest.raises(
-        AssertionError, match=r"ForgetfulFill has no slow reference.*test_forgetful"
-    ):
+    with pytest.raises(AssertionError, match=r"ForgetfulFill has no slow ref.*test_forgetful"):
         reference_of(ForgetfulFill)
