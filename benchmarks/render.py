@@ -20,7 +20,8 @@ from recipes import ROOT, metafiles, models, render_metafile, render_readme
 
 from mmsalmask.downstream.tables import PUBLISHED
 
-DOCS = [ROOT / "docs" / name for name in ("reliability.md", "scaling.md", "study.md")]
+WRITTEN = ("add_a_fill", "add_a_localizer", "reliability", "scaling", "study")
+DOCS = [ROOT / "docs" / f"{page}.md" for page in WRITTEN]
 FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -373,7 +374,46 @@ def precision() -> str:
     return markdown(header, rows, words=2) + "".join(origin(data) for data in found)
 
 
+def first_sentence(part: type) -> str:
+    return " ".join(part.__doc__.partition("\n\n")[0].split()).replace("|", "\\|")
+
+
+def source(part: type) -> str:
+    """A link from docs/ to the file of a class."""
+    return f"[`{part.__name__}`](../{part.__module__.replace('.', '/')}.py)"
+
+
+def of_the_package(family: type) -> list[type]:
+    return [p for p in family.registered().values() if p.__module__.startswith("mmsalmask.")]
+
+
+def fills() -> str:
+    from mmsalmask.masking import Strategy
+
+    rows = []
+    for part in of_the_package(Strategy):
+        told = {"filters": part.filters, "any shape of mask": part.any_shape}
+        told |= {"needs the foreground": part.needs_foreground, "mixes images": part.mixes}
+        words = ", ".join(name for name, said in told.items() if said)
+        rows.append([source(part), first_sentence(part), words])
+    return markdown(["strategy", "what the encoder sees", "says of itself"], rows, words=3)
+
+
+def localizers() -> str:
+    from mmsalmask.saliency import Localizer
+
+    data, rows = result("localizers.json"), []
+    for part in of_the_package(Localizer):
+        found = [data["results"][split].get(part.__name__) for split in ("train", "val")]
+        scores = ["" if one is None else f"{one['score']:.3f}" for one in found]
+        rows.append([source(part), first_sentence(part), part.needs, *scores])
+    header = ["localizer", "where the object is", "looks at", "score, train", "val"]
+    return markdown(header, rows, words=3) + origin(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "fills": fills,
+    "localizers": localizers,
     "cached saliency": cached_saliency,
     "pipeline": pipeline,
     "price list": price_list,

@@ -43,7 +43,7 @@ from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import call
-from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
+from mmsalmask.masking import MeanFill, SaliencyMasker
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import (
@@ -544,7 +544,7 @@ def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: in
         show = partial(
             to_photos,
             preprocessor=preprocessor,
-            filtered=isinstance(masker.strategy, HighPassNoise),
+            filtered=masker.strategy.filters,
         )
         columns = [Column("query", show(masked.query))]
         columns += [Column("hard negative", show(view)) for view in masked.hard_negatives]

@@ -1,6 +1,8 @@
 # What maskers take as their localizer.
 # Needs no weights, so nothing is downloaded: a cell is salient that differs from the view's border.
 boundary_prior = dict(type='mmsalmask.BoundaryPriorSaliency')
+# Needs none, either: how far a cell is from the view's border, along paths of like colours.
+geodesic = dict(type='mmsalmask.GeodesicSaliency')
 # The paper's: a ResNet-50 trained with labels, downloaded at the first start.
 resnet50 = dict(
     type='mmsalmask.BackboneSaliency',

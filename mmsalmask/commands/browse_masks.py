@@ -45,7 +45,7 @@ from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews
 from mmsalmask.registry import DATASETS, MODELS
-from mmsalmask.saliency import CachedSaliency
+from mmsalmask.saliency import Frozen
 from mmsalmask.visualization.gallery import draw_gallery
 from mmsalmask.visualization.mask_shares import Areas, Ratios
 
@@ -105,7 +105,7 @@ def browse_masks(
         dataset = dataset["dataset"]
     if not dataset.get("pipeline"):
         raise InputError(f"{given} has no train_dataloader.dataset.pipeline for the views")
-    if isinstance(localizer, CachedSaliency):
+    if localizer is not None and localizer.needs == "crops":
         check_cache(localizer, dataset, images, localizer_map)
     found = find_images(images, dataset, seed)
     broken, told, seen = {}, Ratios() if net is None else Areas(), []
@@ -217,20 +217,18 @@ def build_preprocessor(config: Config, given: str, masks: bool) -> MaskingDataPr
     return MODELS.build(settings)
 
 
-def check_cache(
-    cache: CachedSaliency, dataset: Config, images: Sequence[str], localizer_map: bool
-) -> None:
+def check_cache(cache: Frozen, dataset: Config, images: Sequence[str], localizer_map: bool) -> None:
     """Refuse what a cache cannot show: images that are not its own, and maps beside the crops."""
     if images:
         raise InputError(
-            f"{cache.name} knows the images of the training data alone: give no IMAGES, or set "
-            "model.data_preprocessor.saliency_cache=None to run the localizer on these"
+            f"{cache.module.name} knows the images of the training data alone: give no IMAGES, or "
+            "set model.data_preprocessor.saliency_cache=None to run the localizer on these"
         )
     if localizer_map:
         raise InputError(
             "--localizer-map: a saliency cache is cut to the patch grid and has no map of a view"
         )
-    cache.check_dataset(fingerprint(DATASETS.build({**dataset, "pipeline": []})))
+    cache.check_source(dataset=fingerprint(DATASETS.build({**dataset, "pipeline": []})))
 
 
 def draw(
