@@ -14,6 +14,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from mmsalmask.checks import check_integer
+from mmsalmask.data.storage import opened
 from mmsalmask.registry import TRANSFORMS
 
 # Only these decoders are ever tried: Pillow has others that start a program (Ghostscript) or open
@@ -124,7 +125,7 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """The file's header, read; whatever goes wrong until the end is a :class:`BrokenImage`."""
     path = os.fspath(path)
     try:
-        with Image.open(path, formats=tuple(_FORMATS)) as image:
+        with Image.open(opened(path), formats=tuple(_FORMATS)) as image:
             pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:
                 raise BrokenImage(path, f"{pixels} pixels are more than the limit of {limit}")

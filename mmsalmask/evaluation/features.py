@@ -5,7 +5,6 @@ normalised by the config's preprocessor and, after the high-pass strategy, filte
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -32,6 +31,7 @@ from mmsalmask.checks import check_device, check_integer
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, PerClassSplit, read_image
 from mmsalmask.data.image_folder import check_folder
+from mmsalmask.data.storage import file_identity
 from mmsalmask.errors import InputError
 from mmsalmask.masking import high_pass
 from mmsalmask.registry import MODELS
@@ -165,12 +165,11 @@ def count_shared(train: ImageFolder, test: ImageFolder) -> int:
     return sum(file in known for file in _files(test))
 
 
-def _files(side: ImageFolder) -> Iterator[tuple[int, int]]:
-    """What the file system knows each image by; dangling links are told when they are read."""
+def _files(side: ImageFolder) -> Iterator[tuple]:
+    """What its storage knows each image by; dangling links are told when they are read."""
     for index in range(len(side)):
         with suppress(OSError):
-            status = os.stat(side.get_data_info(index)["img_path"])
-            yield status.st_dev, status.st_ino
+            yield file_identity(side.get_data_info(index)["img_path"])
 
 
 class LabelledFeatures(NamedTuple):
