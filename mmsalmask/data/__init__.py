@@ -13,6 +13,7 @@ from mmsalmask.data.loading import (
     read_image,
     read_whole,
 )
+from mmsalmask.data.packing import Packed, pack
 from mmsalmask.data.per_class import PerClassSplit, link_split, split_per_class, split_share
 from mmsalmask.data.views import MultiView, PackInputs, RandomResizedCrop
 
@@ -27,11 +28,13 @@ __all__ = [
     "MultiView",
     "PackInputs",
     "PackWhole",
+    "Packed",
     "PerClassSplit",
     "RandomResizedCrop",
     "StrongGaussianBlur",
     "fingerprint",
     "link_split",
+    "pack",
     "read_image",
     "read_whole",
     "split_per_class",

@@ -1,5 +1,6 @@
 """Reading one image file, whatever it holds, or saying why that cannot be done."""
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,15 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders raise nearly everything on a damaged file
         raise BrokenImage(path, _reason(error)) from error
+
+
+def extension_of(content: bytes) -> str:
+    """The usual extension of an image file, with its dot; empty for what is none."""
+    try:
+        with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
+            return _FORMATS[image.format][0]
+    except Exception:  # decoders raise nearly everything on a damaged file
+        return ""
 
 
 def why_broken(path: str) -> str:
