@@ -61,6 +61,13 @@ class TarShards(Storage):
         self.names, self.skipped = index.names, index.skipped
         self.labels, self.classes = index.labels, index.classes
 
+    def __getstate__(self) -> tuple:
+        return self.root, self.shards, self.index  # which tells where to map it, see Index
+
+    def __setstate__(self, state: tuple) -> None:
+        self.root, self.shards, index = state
+        self._use(index)
+
     def read(self, place: int) -> bytes:
         size = self.size(place)
         shard = self.shards[self.index.shards[place]]
