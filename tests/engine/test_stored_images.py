@@ -1,4 +1,4 @@
-"""A run on shards or on a Hugging Face dataset is the run on the folder, bit by bit, resumed too."""
+"""A run on shards or on a Hugging Face dataset is the run on the folder, bit by bit."""
 
 from itertools import count
 from pathlib import Path

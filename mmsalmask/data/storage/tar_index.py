@@ -81,19 +81,21 @@ def open_index(root: str, shards: Sequence[str], extensions: Sequence[str]) -> I
     Raises:
         InputError: a shard is no tar file that can be read.
     """
-    identity = {
-        "format": _FORMAT,
-        "extensions": sorted(extensions),
-        "shards": [_stamp(path) for path in shards],
-    }
-    files = _places(root)
-    for file in files:
+    identity = _identity(shards, extensions)
+    for file in _places(root):
         with suppress(OSError, SafetensorError, KeyError, ValueError):
             if (index := load_index(file, identity)) is not None:
                 return index
-    index = build_index(shards, extensions)
-    content = _serialise(index, identity)
-    for file in files:
+    return save_index(build_index(shards, extensions), root, shards, extensions)
+
+
+def save_index(index: Index, root: str, shards: Sequence[str], extensions: Sequence[str]) -> Index:
+    """Keep an index of these shards; returns it, mapped from its file where one could be written.
+
+    Arguments as in :func:`open_index`.
+    """
+    content = _serialise(index, _identity(shards, extensions))
+    for file in _places(root):
         with suppress(NotWritten, OSError):
             write_atomically(file, content)
             return load_index(file)
@@ -184,6 +186,12 @@ def _number(told: Sequence[str | None]) -> tuple[np.ndarray, tuple[str, ...]]:
     numbers = {word: own[str(int(word)) if word not in own else word] for word in words}
     labels = np.array([numbers.get(word, -1) for word in told], dtype=np.int32)
     return labels, classes
+
+
+def _identity(shards: Sequence[str], extensions: Sequence[str]) -> dict:
+    """What an index was made of, JSON values."""
+    stamps = [_stamp(path) for path in shards]
+    return {"format": _FORMAT, "extensions": sorted(extensions), "shards": stamps}
 
 
 def _stamp(path: str) -> list:
