@@ -3,8 +3,8 @@
     python benchmarks/shards.py [--photos FOLDER] [--rounds 9] [--members 1000000] [--json FILE]
 
 Photos are read and decoded in random order by ``read_image``, from the folder and from shards
-packed of it, in turns in one process on one thread: seconds of the processor, so that figures hold on a
-busy machine. The ratio is the median over rounds.
+packed of it, in turns in one process on one thread: seconds of the processor, so that figures hold
+on a busy machine. The ratio is the median over rounds.
 
 The index is generated: as many members as asked for, in a hundred shards. A fresh process opens it
 as a labelled dataset; then four workers look at images all over it, and what of it each holds in

@@ -2,12 +2,16 @@
 
     python tools/prepare_data.py                      # everything below data/
     python tools/prepare_data.py coco voc --data-root /datasets
+    python tools/prepare_data.py pack FOLDER SHARDS   # into tar shards; pack --help tells more
+    python tools/prepare_data.py stats FOLDER         # mean and std; stats --help tells more
 
-Reads only: nothing is downloaded, moved or deleted. Where a dataset lies elsewhere, link it:
-ln -s /datasets/coco data/coco. The exit status is 1 if a dataset that was asked for is incomplete.
+Looking reads only: nothing is downloaded, moved or deleted. Where a dataset lies elsewhere, link
+it: ln -s /datasets/coco data/coco. The exit status is 1 if a dataset that was asked for is
+incomplete.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsalmask.cli import print_table, report_errors
+from mmsalmask.commands import pack, stats
 from mmsalmask.data import ImageNet100
 from mmsalmask.errors import InputError, some_names
 
@@ -250,6 +255,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
+ACTIONS = {"pack": pack.main, "stats": stats.main}
+
+
 def show(name: str, findings: list[Finding], console: Console) -> None:
     dataset = DATASETS[name]
     table = Table("what", "found", "published set", "", title=f"{name}: {dataset.used_by}")
@@ -261,6 +269,10 @@ def show(name: str, findings: list[Finding], console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in ACTIONS:
+        ACTIONS[words[0]](words[1:])
+        return
     options = parse_arguments(arguments)
     console = Console()
     incomplete = []

@@ -53,7 +53,8 @@ class ImageFolder(TolerantDataset):
             ``metainfo['classes']`` are the subfolders' names, sorted, ``gt_label`` indexes them. In
             shards the first folder of a member's name, or what the sample's ``.cls`` says; in a
             Hugging Face dataset its column of classes.
-        extensions: the files that count as images, whatever the case.
+        extensions: the files that count as images, whatever the case. Default: those that the
+            first transform of the pipeline reads.
         indices: use the first so many images only, or these.
         test_mode: raise on a broken image instead of replacing it.
         lazy_init: search the folder at the first use instead of now.
@@ -72,7 +73,7 @@ class ImageFolder(TolerantDataset):
         data_root: str,
         pipeline: Sequence = (),
         with_label: bool = False,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Sequence[str] | None = None,
         indices: int | Sequence[int] | None = None,
         test_mode: bool = False,
         lazy_init: bool = False,
@@ -88,7 +89,7 @@ class ImageFolder(TolerantDataset):
             if not callable(transform):
                 check_part(f"transform {place} of the pipeline", transform)
         self.with_label = check_flag("with_label", with_label)
-        self.extensions = tuple(extension.lower() for extension in extensions)
+        self._extensions = None if extensions is None else tuple(e.lower() for e in extensions)
         self.found, self.skipped = 0, Counter()
         super().__init__(
             ann_file="",
@@ -98,6 +99,12 @@ class ImageFolder(TolerantDataset):
             test_mode=test_mode,
             lazy_init=lazy_init,
         )
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Of the files that count as images, in small letters."""
+        first = next(iter(self.pipeline.transforms), None)
+        return self._extensions or getattr(first, "extensions", EXTENSIONS)
 
     def load_data_list(self) -> Sequence[dict]:
         """One dict per image: ``img_path`` and, with labels, ``gt_label``."""
@@ -212,6 +219,8 @@ def check_root(data_root: Any) -> str | os.PathLike | None:
 
 
 def _check_extensions(extensions: Any) -> None:
+    if extensions is None:
+        return
     several = isinstance(extensions, Sequence) and not isinstance(extensions, str)
     if not several or not all(isinstance(e, str) and e.startswith(".") for e in extensions):
         raise InputError(f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}")

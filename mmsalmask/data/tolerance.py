@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from mmpretrain.datasets import BaseDataset
 
-from mmsalmask.data.loading import BrokenImage
+from mmsalmask.data.loading import BrokenImage, read_image, why_broken
 from mmsalmask.errors import InputError
 
 
@@ -119,3 +119,8 @@ class TolerantDataset(BaseDataset):
         """The paths of the images found broken so far by any process of this machine's loader."""
         self.full_init()
         return [self.get_data_info(i)["img_path"] for i in self.broken.nonzero().flatten().tolist()]
+
+    def why_broken(self, path: str) -> str:
+        """Read an image once more, as the pipeline does, and say why it is broken."""
+        first = next(iter(self.pipeline.transforms), None)
+        return why_broken(path, getattr(first, "read", read_image))

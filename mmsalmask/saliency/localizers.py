@@ -21,11 +21,12 @@ from mmsalmask.errors import InputError
 _TINY = torch.finfo(torch.float32).tiny
 
 
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 2:
+def _check_images(images: Tensor, channels: int | None = None) -> None:
+    fits = images.ndim == 4 and min(images.shape[1:]) > 0 and min(images.shape[2:]) > 1
+    if not fits or channels not in (None, images.shape[1]):
         raise InputError(
-            "a localizer needs images of shape (N, 3, H, W) with at least 2x2 pixels, "
-            f"got {tuple(images.shape)}"
+            f"a localizer needs images of shape (N, {channels or 'C'}, H, W) with at least 2x2 "
+            f"pixels, got {tuple(images.shape)}"
         )
 
 
@@ -74,7 +75,7 @@ class BackboneSaliency(nn.Module):
             InputError: when the images are not (N, 3, H, W), or the backbone returns something
                 else than feature maps, such as pooled features.
         """
-        _check_images(images)
+        _check_images(images, 3)
         reduced = self._reduce(images.float())
         with self._autocast(images.device.type):
             features = self.backbone(reduced.contiguous(memory_format=self.memory_format))
@@ -206,7 +207,7 @@ class BoundaryPriorSaliency(nn.Module):
             ),
         ]
         cells = torch.cat(parts, dim=1)
-        colour, energy = cells[:, :3], cells[:, 3:]
+        colour, energy = cells.split((images.shape[1], cells.shape[1] - images.shape[1]), 1)
         # What float32 makes of a constant image: a share of its largest value.
         largest = torch.linalg.vector_norm(colour, math.inf, (1, 2, 3), keepdim=True)
         scale = energy.mean((2, 3), keepdim=True)
