@@ -15,6 +15,8 @@ KINDS = ("folder", "shards", "arrow")
 def stored(folder: Path, kind: str) -> str:
     """A data root with the images of a folder; shards are small, so that there are several."""
     out = folder.with_name(f"{folder.name}-{kind}")
+    if out.exists():
+        return str(out)
     if kind == "folder":
         return str(folder)
     if kind == "shards":

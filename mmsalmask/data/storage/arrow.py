@@ -95,7 +95,7 @@ def _open(root: str):
     except ImportError as error:
         raise InputError(
             f"{root} is a Hugging Face dataset, which the package datasets reads: install it with "
-            "`pip install datasets`"
+            "`pip install 'mmsalmask[datasets]'`"
         ) from error
     disable_progress_bars()
     if os.path.exists(os.path.join(root, _SPLITS)):
