@@ -177,5 +177,9 @@ class LoadBands(LoadWhole):
     def read(self, path: str) -> tuple[Tensor, tuple[int, int]]:
         return read_whole_bands(path, self.size, self.channels)
 
+    def image_size(self, path: str) -> tuple[int, int]:
+        """Height and width of an image."""
+        return read_bands(path, self.channels).shape[:2]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(channels={self.channels}, size={self.size})"
