@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -53,7 +53,7 @@ class ImageFolder(TolerantDataset):
             ``metainfo['classes']`` are the subfolders' names, sorted, ``gt_label`` indexes them. In
             shards the first folder of a member's name, or what the sample's ``.cls`` says; in a
             Hugging Face dataset its column of classes.
-        extensions: the files that count as images, whatever the case. Default: those that the
+        extensions: the files that count as images, whatever the case; ``auto`` for those that the
             first transform of the pipeline reads.
         indices: use the first so many images only, or these.
         test_mode: raise on a broken image instead of replacing it.
@@ -73,7 +73,7 @@ class ImageFolder(TolerantDataset):
         data_root: str,
         pipeline: Sequence = (),
         with_label: bool = False,
-        extensions: Sequence[str] | None = None,
+        extensions: Sequence[str] | Literal["auto"] = "auto",
         indices: int | Sequence[int] | None = None,
         test_mode: bool = False,
         lazy_init: bool = False,
@@ -89,7 +89,7 @@ class ImageFolder(TolerantDataset):
             if not callable(transform):
                 check_part(f"transform {place} of the pipeline", transform)
         self.with_label = check_flag("with_label", with_label)
-        self._extensions = None if extensions is None else tuple(e.lower() for e in extensions)
+        self._extensions = None if extensions == "auto" else [e.lower() for e in extensions]
         self.found, self.skipped = 0, Counter()
         super().__init__(
             ann_file="",
@@ -103,8 +103,9 @@ class ImageFolder(TolerantDataset):
     @property
     def extensions(self) -> tuple[str, ...]:
         """Of the files that count as images, in small letters."""
-        first = next(iter(self.pipeline.transforms), None)
-        return self._extensions or getattr(first, "extensions", EXTENSIONS)
+        if self._extensions is not None:
+            return tuple(self._extensions)
+        return getattr(next(iter(self.pipeline.transforms), None), "extensions", EXTENSIONS)
 
     def load_data_list(self) -> Sequence[dict]:
         """One dict per image: ``img_path`` and, with labels, ``gt_label``."""
@@ -219,7 +220,7 @@ def check_root(data_root: Any) -> str | os.PathLike | None:
 
 
 def _check_extensions(extensions: Any) -> None:
-    if extensions is None:
+    if extensions == "auto":
         return
     several = isinstance(extensions, Sequence) and not isinstance(extensions, str)
     if not several or not all(isinstance(e, str) and e.startswith(".") for e in extensions):
