@@ -74,6 +74,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     install_requires=requirements(),
+    extras_require={"datasets": ["datasets>=3,<5"]},
     packages=find_packages(include=["mmsalmask", "mmsalmask.*"]),
     package_data={"mmsalmask": ["**/*.txt", "**/*.csv"]},
     entry_points={"console_scripts": ["mmsalmask = mmsalmask.__main__:main"]},

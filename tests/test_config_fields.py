@@ -103,6 +103,7 @@ PARTS = {
             to_rgb=NO_FLAG,
             non_blocking=NO_FLAG,
             saliency_cache=["", "nowhere.safetensors", *NO_PATH],
+            shown_bands=["abc", 5, [0, 1], [0, 1, -1], [0, 1, 1.5], [0, 1, "2"], []],
         ),
     ),
     "SaliencyMasker": Part(
@@ -248,6 +249,12 @@ PARTS = {
         ),
     ),
     "LoadWhole": Part(MOCO, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),
+    "LoadBands": Part(
+        MOCO,
+        f"{DATASET}.pipeline.0",
+        dict(size=NO_COUNT, channels=NO_COUNT),
+        dict(type="mmsalmask.LoadBands", channels=3, size=40),
+    ),
     "RandomResizedCrop": Part(
         WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.0",

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from mmpretrain.models import SelfSupDataPreprocessor
 from torch import Tensor
 
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
-from mmsalmask.checks import check_flag, check_part, is_number
+from mmsalmask.checks import check_flag, check_part, is_integer, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.masking import SaliencyMasker
 from mmsalmask.registry import MODELS
@@ -40,16 +41,27 @@ def normalisation(
     }
 
 
-def _check_normalisation(mean: Any, std: Any) -> None:
+def _check_normalisation(mean: Any, std: Any, to_rgb: bool) -> None:
     if mean is None and std is None:
         return
     for name, values, low in (("mean", mean, -math.inf), ("std", std, sys.float_info.min)):
-        several = isinstance(values, Sequence) and not isinstance(values, str)
-        if not several or len(values) != 3 or not all(is_number(v, low) for v in values):
+        several = isinstance(values, Sequence) and not isinstance(values, str) and values
+        if not several or not all(is_number(v, low) for v in values):
             raise InputError(
-                "mean and std must be three numbers each, those of std positive, or be left out "
-                f"both; {name} is {values!r}"
+                "mean and std must be three numbers each, or one for each channel, those of std "
+                f"positive, or be left out both; {name} is {values!r}"
             )
+    if len(mean) != len(std):
+        raise InputError(f"mean has {len(mean)} numbers, but std {len(std)}: give one per channel")
+    if to_rgb and len(mean) != 3:
+        raise InputError(f"to_rgb turns three channels, and mean has {len(mean)}: set to_rgb=False")
+
+
+def _check_shown(bands: Any) -> list[int] | None:
+    several = isinstance(bands, Sequence) and not isinstance(bands, str) and len(bands) == 3
+    if bands is not None and not (several and all(is_integer(band, 0) for band in bands)):
+        raise InputError(f"shown_bands must be three channels, counted from 0, got {bands!r}")
+    return None if bands is None else list(bands)
 
 
 def _with_cache(masker: dict | None, cache: str) -> dict:
@@ -97,9 +109,12 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         masker: config of a ``mmsalmask.SaliencyMasker``, or ``None`` for plain two-view training.
         augment: config of a ``mmsalmask.DeviceAugmentation``, for a pipeline that ends with
             ``mmsalmask.PackWhole``; ``None`` if the pipeline makes the views.
-        mean, std, to_rgb, non_blocking: as in mmpretrain's ``SelfSupDataPreprocessor``.
+        mean, std, to_rgb, non_blocking: as in mmpretrain's ``SelfSupDataPreprocessor``; mean and
+            std may have any number of channels, which are then in the order of the files.
         saliency_cache: a file of ``tools/cache_saliency.py`` to take saliency from, instead of
             running the masker's localizer, which has to be the one that made it.
+        shown_bands: three channels, counted from 0, that pictures show as red, green and blue where
+            images have another number of channels than three. Default: the first three.
 
     Attributes:
         both_directions: whether each view is handed on as the query once and as the key once, the
@@ -118,11 +133,18 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         to_rgb: bool = False,
         non_blocking: bool = True,
         saliency_cache: str | None = None,
+        shown_bands: Sequence[int] | None = None,
     ) -> None:
-        _check_normalisation(mean, std)
         check_flag("to_rgb", to_rgb)
         check_flag("non_blocking", non_blocking)
-        super().__init__(mean=mean, std=std, to_rgb=to_rgb, non_blocking=non_blocking)
+        _check_normalisation(mean, std, to_rgb)
+        super().__init__(to_rgb=to_rgb, non_blocking=non_blocking)
+        if mean is not None:  # the base class takes three channels or one alone
+            self._enable_normalize = True
+            for name, values in (("mean", mean), ("std", std)):
+                self.register_buffer(name, torch.tensor(values).float().view(-1, 1, 1), False)
+        self._told_bands = False
+        self.shown_bands = _check_shown(shown_bands)
         if saliency_cache is not None:
             masker = _with_cache(masker, saliency_cache)
         self.masker = None if masker is None else build_masker(masker)
@@ -134,14 +156,15 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         self.images: Tensor | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Turn uint8 images or views into what the algorithm encodes.
+        """Turn images or views into what the algorithm encodes.
 
         Args:
             data: ``inputs`` and ``data_samples``. For views made by the pipeline, ``inputs`` is a
                 list of two uint8 batches (N, 3, H, W); with ``crops``, a dict of image (N,), box
                 (N, V, 4) and flip (N, V), as ``mmsalmask.PackInputs`` makes it, a cache knows where
                 the V views were cut from. For views made here it is one batch of whole images,
-                uint8 (N, 3, S, S), or of positions, int64 (N,), and ``source`` says what they are:
+                uint8 (N, 3, S, S) or float32 (N, C, S, S), or of positions, int64 (N,), and
+                ``source`` says what they are:
                 ``image`` (N,), their positions in the dataset, and ``size`` (N, 2), their full
                 height and width. A single batch that is not for training (feature extraction) is
                 normalised only.
@@ -178,9 +201,28 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
             )
         inputs, index = self.cast_data(inputs), self.cast_data(source["image"])
         images = inputs if inputs.ndim == 4 else self._resident(inputs)
+        if images.shape[1] != 3:
+            self._tell_bands(images.shape[1])
+            views, crops = self.augment(images, index, source["size"])
+            return self._normalise(views, flip=False), crops
         # Loaded images are BGR, and so are the views of models that do not ask for RGB.
         views, crops = self.augment(images.flip(1), index, source["size"])
         return self._normalise(views, flip=not self._channel_conversion), crops
+
+    def _tell_bands(self, channels: int) -> None:
+        """Check the channels of the first batch, and say once what is left out for them."""
+        if self._told_bands:
+            return
+        self._told_bands = True
+        if self._enable_normalize and len(self.mean) != channels:
+            raise InputError(
+                f"the images have {channels} channels, but mean and std of the data preprocessor "
+                f"have {len(self.mean)}: compute them with `mmsalmask data stats`"
+            )
+        MMLogger.get_current_instance().info(
+            f"images of {channels} channels: saturation, hue, grey and solarization, which colours "
+            "have, are left out of their views"
+        )
 
     def _normalise(self, views: list[Tensor], flip: bool) -> list[Tensor]:
         """Normalised views, float32, one after the other in memory; channels reversed if asked."""

@@ -1,8 +1,9 @@
 """Colours and blur of a batch, another draw for each image, no loop over images, no wait.
 
-Images are RGB, (N, 3, H, W) float32 in [0, 255] on any device, and stay in that range. Formulas are
-those of torchvision and Pillow without Pillow's rounding to whole levels after each step. What was
-drawn for each image lies on the CPU, so that the host knows which images a step concerns.
+Images are RGB, (N, 3, H, W) float32 in [0, 255] on any device, and stay in that range; those of
+:func:`jitter_bands` and :func:`gaussian_blur_each` may have any channels and any range. Formulas
+are those of torchvision and Pillow without Pillow's rounding to whole levels after each step. What
+was drawn for each image lies on the CPU, so that the host knows which images a step concerns.
 """
 
 import math
@@ -105,6 +106,21 @@ def _blend_(images: Tensor, factor: Tensor, with_mean: Tensor, with_grey: Tensor
     mean = grey.mean((2, 3), keepdim=True) * with_mean
     other = torch.addcmul(mean, grey, with_grey, out=grey)
     torch.addcmul(other, images, factor, out=images).clamp_(0, 255)
+
+
+def jitter_bands(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness and contrast of images with any number of channels.
+
+    Contrast blends each channel with its own mean, which, unlike a mean grey, every kind of image
+    has. So the two may come in any order. Nothing is clipped: the channels may have any range.
+
+    Args:
+        images: (N, C, H, W).
+        factors: (N, 4) on the CPU as in :func:`jitter`; saturation and hue do not count.
+    """
+    brightness, contrast = upload(factors[:, :2], images.device)[..., None, None, None].unbind(1)
+    mean = images.mean((2, 3), keepdim=True)
+    return torch.lerp(mean, images, contrast) * brightness
 
 
 def solarize(images: Tensor, threshold: float = 128) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from mmsalmask.augmentation.colours import (
     gaussian_blur_each,
     jitter,
+    jitter_bands,
     solarize,
     to_grey,
     turn_place,
@@ -166,19 +167,47 @@ def _change(views: Tensor, rows: Tensor, step: Callable[[Tensor], Tensor]) -> No
 
 
 def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
-    """Jitter, grey, blur and solarize the views for which it was drawn, in place."""
+    """Jitter, grey, blur and solarize the views for which it was drawn, in place.
+
+    Of views that are no colours, all but brightness, contrast and blur is left out.
+    """
+    if views.shape[1] != 3:
+        rows = draws.jittered.nonzero()[:, 0]
+        _change(views, rows, lambda part: jitter_bands(part, draws.factors[rows]))
+        _blur(views, draws, largest_sigma)
+        return
     order = draws.order
     rows = draws.jittered.nonzero()[:, 0]
     rows = rows[turn_place(order[rows]).argsort(stable=True)]
     _change(views, rows, lambda part: jitter(part, draws.factors[rows], order[rows]))
     _change(views, draws.grey.nonzero()[:, 0], lambda part: to_grey(part).expand_as(part))
+    _blur(views, draws, largest_sigma)
+    _change(views, draws.solarized.nonzero()[:, 0], solarize)
+
+
+def _blur(views: Tensor, draws: Draws, largest_sigma: float) -> None:
+    """Blur the views for which it was drawn, in place."""
     rows = draws.sigma.argsort(stable=True)[int((draws.sigma == 0).sum()) :]
     for group in rows.chunk(_BLURS):
         sigma = draws.sigma[group]
         _change(
             views, group, lambda part, sigma=sigma: gaussian_blur_each(part, sigma, largest_sigma)
         )
-    _change(views, draws.solarized.nonzero()[:, 0], solarize)
+
+
+def _settled(views: Tensor, images: Tensor) -> Tensor:
+    """Views without what bicubic resizing overshoots, the channels of each one behind the other.
+
+    Colours stay in [0, 255]; other channels in the range that their image has there.
+    """
+    out = views.new_empty(views.shape)
+    if images.shape[1] == 3:
+        return torch.clamp(views, 0, 255, out=out)
+    low, high = (
+        edge((2, 3), keepdim=True).repeat(len(views) // len(images), 1, 1, 1)
+        for edge in (images.amin, images.amax)
+    )
+    return torch.clamp(views, low, high, out=out)
 
 
 class DeviceAugmentation:
@@ -221,13 +250,16 @@ class DeviceAugmentation:
         """Make two views of a batch.
 
         Args:
-            images: (N, 3, S, T) uint8 RGB, whole upright images squeezed to one size.
+            images: (N, C, S, T), whole upright images squeezed to one size: RGB with levels in
+                [0, 255], uint8 or float32, or any other number of channels of any range, float32,
+                of which brightness, contrast and blur alone are changed.
             index: (N,) int64 on the device of the images, their positions in their dataset.
             sizes: (N, 2) int64 on the CPU, the height and width that the images had.
             generator: of the CPU.
 
         Returns:
-            Two views, (N, 3, size, size) float32 RGB in [0, 255], and where they were cut from.
+            Two views, (N, C, size, size) float32, RGB in [0, 255] or other channels of any range,
+            and where they were cut from.
         """
         draws = _join([view.draw(sizes, generator) for view in self.views])
         full = sizes.flip(1).repeat(2, 2)  # width, height, width, height
@@ -243,8 +275,7 @@ class DeviceAugmentation:
                 self.views[0].size,
                 self.views[0].interpolation,
             )
-            # Bicubic overshoots. The same pass lays the channels of a view one behind the other.
-            views = torch.clamp(views, 0, 255, out=views.new_empty(views.shape))
+            views = _settled(views, images)
             _colour(views, draws, max(view.blur_sigma[1] for view in self.views))
         box, flip = upload(draws.box / full, device).chunk(2), upload(draws.flip, device).chunk(2)
         crops = tuple(Crops(index, *part) for part in zip(box, flip, strict=True))

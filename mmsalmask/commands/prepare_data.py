@@ -2,12 +2,16 @@
 
     python tools/prepare_data.py                      # everything below data/
     python tools/prepare_data.py coco voc --data-root /datasets
+    python tools/prepare_data.py pack FOLDER SHARDS   # into tar shards; pack --help tells more
+    python tools/prepare_data.py stats FOLDER         # mean and std; stats --help tells more
 
-Reads only: nothing is downloaded, moved or deleted. Where a dataset lies elsewhere, link it:
-ln -s /datasets/coco data/coco. The exit status is 1 if a dataset that was asked for is incomplete.
+Looking reads only: nothing is downloaded, moved or deleted. Where a dataset lies elsewhere, link
+it: ln -s /datasets/coco data/coco. The exit status is 1 if a dataset that was asked for is
+incomplete.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmsalmask.cli import print_table, report_errors
+from mmsalmask.commands import pack, stats
 from mmsalmask.data import ImageNet100
 from mmsalmask.errors import InputError, some_names
 
@@ -298,7 +303,14 @@ def prepare_data(datasets: Sequence[str] = (), data_root: str | Path = "data") -
     return incomplete
 
 
+ACTIONS = {"pack": pack.main, "stats": stats.main}
+
+
 def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    if words and words[0] in ACTIONS:
+        ACTIONS[words[0]](words[1:])
+        return
     options = parse_arguments(words)
     with report_errors():
         incomplete = prepare_data(**vars(options))

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from mmsalmask.data.demo_shapes import SHAPES
 from mmsalmask.errors import InputError
 
 # Raised whenever the drawing changes, so that a set drawn by an older version is drawn again.
@@ -101,84 +102,6 @@ def draw_picture(name: str, size: int, seed: Sequence[int]) -> tuple[Image.Image
     )
 
 
-# Shapes: the outlines (K, 2) to fill and, after them, those to cut out, all about within the unit
-# circle around the origin.
-_Outlines = tuple[list[np.ndarray], list[np.ndarray]]
-
-
-def _circle(centre: tuple[float, float], radius: float) -> np.ndarray:
-    angle = np.linspace(0.0, 2.0 * math.pi, 64, endpoint=False)
-    return np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], 1)
-
-
-def _regular(corners: int, inner: float | None = None) -> np.ndarray:
-    """Corners of a regular polygon, or of a star when ``inner`` gives its inner radius."""
-    count = corners if inner is None else 2 * corners
-    angle = 2.0 * math.pi * np.arange(count) / count
-    radius = np.ones(count)
-    if inner is not None:
-        radius[1::2] = inner
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-
-
-def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-
-
-def _disk() -> _Outlines:
-    return [_circle((0, 0), 0.9)], []
-
-
-def _ring() -> _Outlines:
-    return [_circle((0, 0), 1.0)], [_circle((0, 0), 0.58)]
-
-
-def _square() -> _Outlines:
-    return [_box(-0.75, -0.75, 0.75, 0.75)], []
-
-
-def _triangle() -> _Outlines:
-    return [_regular(3) * 1.05], []
-
-
-def _star() -> _Outlines:
-    return [_regular(5, inner=0.42) * 1.05], []
-
-
-def _cross() -> _Outlines:
-    return [_box(-0.95, -0.28, 0.95, 0.28), _box(-0.28, -0.95, 0.28, 0.95)], []
-
-
-def _crescent() -> _Outlines:
-    return [_circle((0, 0), 1.0)], [_circle((0.5, 0), 0.78)]
-
-
-def _bars() -> _Outlines:
-    lefts = (-0.8, -0.34, 0.12, 0.58)
-    return [_box(left, -0.8, left + 0.24, 0.8) for left in lefts], []
-
-
-def _dots() -> _Outlines:
-    return [_circle((0, 0), 0.3), *(_circle(tuple(c), 0.3) for c in 0.7 * _regular(6))], []
-
-
-def _comb() -> _Outlines:
-    teeth = [_box(-0.6, top, 0.75, top + 0.3) for top in (-0.85, -0.15, 0.55)]
-    return [_box(-0.75, -0.85, -0.4, 0.85), *teeth], []
-
-
-_SHAPES = {
-    "disk": _disk,
-    "ring": _ring,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "crescent": _crescent,
-    "bars": _bars,
-    "dots": _dots,
-    "comb": _comb,
-}
 # Few paints, so that many pictures look alike but for their shapes: with a colour of its own for
 # every picture, telling pictures apart would take no more than their colours.
 _PAINTS = np.array(
@@ -200,7 +123,7 @@ _PAINTS = np.array(
 _CONTRAST = 120.0
 
 #: The classes that can be drawn.
-DEMO_CLASSES = tuple(_SHAPES)
+DEMO_CLASSES = tuple(SHAPES)
 
 
 def _draw_object(random: np.random.RandomState, name: str, size: int) -> Image.Image:
@@ -215,7 +138,7 @@ def _draw_object(random: np.random.RandomState, name: str, size: int) -> Image.I
     linear = radius * linear @ np.diag([1.0, squeeze])
     canvas = Image.new("L", (size * _OVERSAMPLING,) * 2)
     draw = ImageDraw.Draw(canvas)
-    for white, outlines in zip((255, 0), _SHAPES[name](), strict=True):
+    for white, outlines in zip((255, 0), SHAPES[name](), strict=True):
         for outline in outlines:
             corners = (outline @ linear.T + centre) * (size * _OVERSAMPLING)
             draw.polygon([tuple(corner) for corner in corners.tolist()], fill=white)

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mmengine.dataset import BaseDataset
 from torch.utils.data import Dataset
 
+from mmsalmask.data.storage import Listing
+from mmsalmask.data.storage.folder import file_size
 from mmsalmask.errors import InputError
 
 # A status of every file would take minutes on a network drive.
@@ -49,17 +51,21 @@ def fingerprint_of(paths: Sequence[str], root: str) -> dict:
     Returns:
         ``images`` and ``digest``, JSON values.
     """
-    digest = hashlib.sha256()
     prefix = os.path.join(root, "")
-    for path in paths:
-        digest.update(os.fsencode(path.removeprefix(prefix)) + b"\0")
-    for path in paths[:: max(1, len(paths) // _SIZES)][:_SIZES]:
-        digest.update(f"{_size(path)} ".encode())
-    return {"images": len(paths), "digest": digest.hexdigest()}
+    names = (os.fsencode(path.removeprefix(prefix)) + b"\0" for path in paths)
+    spread = paths[:: max(1, len(paths) // _SIZES)][:_SIZES]
+    return _digest(len(paths), names, map(file_size, spread))
 
 
-def _size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # a link that leads nowhere is an image of the folder, a broken one
-        return -1
+def fingerprint_of_listing(listing: Listing) -> dict:
+    """As :func:`fingerprint_of`; that of a folder is also that of shards packed from it."""
+    return _digest(len(listing), listing.encoded_names(), listing.sizes(_SIZES))
+
+
+def _digest(images: int, names: Iterable[bytes], sizes: Iterable[int]) -> dict:
+    digest = hashlib.sha256()
+    for part in names:
+        digest.update(part)
+    for size in sizes:
+        digest.update(f"{size} ".encode())
+    return {"images": images, "digest": digest.hexdigest()}

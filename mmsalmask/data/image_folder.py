@@ -1,19 +1,26 @@
-"""Any folder of images, with a small tolerance for broken ones."""
+"""All images of a folder, of tar shards or of a Hugging Face dataset."""
 
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from mmpretrain.datasets import BaseDataset
+import numpy as np
 from torch.utils.data import Dataset
 
 from mmsalmask.checks import check_flag, check_part, is_integer
-from mmsalmask.data.fingerprint import fingerprint_of
-from mmsalmask.data.loading import EXTENSIONS, BrokenImage
+from mmsalmask.data.fingerprint import fingerprint_of, fingerprint_of_listing
+from mmsalmask.data.loading import EXTENSIONS
+from mmsalmask.data.storage import (
+    Listing,
+    class_names,
+    is_storage_file,
+    list_all,
+    list_classes,
+    open_storage,
+)
+from mmsalmask.data.tolerance import TolerantDataset
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
@@ -21,31 +28,33 @@ _HOW_TO_SET = "set data_root, for example with --cfg-options data_root=/path/to/
 
 
 @DATASETS.register_module()
-class ImageFolder(BaseDataset):
-    """Every image below a folder, sorted by path.
+class ImageFolder(TolerantDataset):
+    """Every image below a folder, sorted by path; or every image of another storage, in its order.
+
+    ``data_root`` may be a folder of image files, a folder of tar shards in WebDataset's layout, one
+    tar file, or a Hugging Face dataset, see :func:`mmsalmask.data.storage.open_storage`. Order,
+    labels, marks and replacements are the same in all of them.
 
     Subfolders are searched to any depth, symbolic links followed, each folder once (so a loop of
     links ends). Names that begin with a dot are left out: they are thumbnails and the second files
     of foreign file systems. A link that leads nowhere is listed and then found broken.
 
-    In training, an image for which the pipeline raises :class:`BrokenImage` is marked and replaced
-    by another, which depends on its index alone: a run stays reproducible, and images that follow
-    a damaged stretch of files are not drawn more often than others. In ``test_mode`` it is an
-    error, since a replacement would change the result.
-
-    The marks lie in shared memory, one byte per image: what a worker finds, the main process and
-    the other workers see, whether they were forked or spawned. A marked image is not tried again.
+    In training, a broken image is marked and replaced by another, in ``test_mode`` it is an error,
+    see :class:`~mmsalmask.data.tolerance.TolerantDataset`.
 
     ``sample_idx`` of an image is its position among all of the folder, whatever ``indices`` or
     :meth:`get_subset` keep, and in place of a broken image its replacement's.
 
     Args:
-        data_root: the folder.
+        data_root: the folder or tar file.
         pipeline: transforms, as configs or callables; the first is usually
             ``dict(type='mmsalmask.LoadImage')``.
         with_label: take the subfolder below ``data_root`` that an image lies in as its class.
-            ``metainfo['classes']`` are the subfolders' names, sorted, ``gt_label`` indexes them.
-        extensions: the files that count as images, whatever the case.
+            ``metainfo['classes']`` are the subfolders' names, sorted, ``gt_label`` indexes them. In
+            shards the first folder of a member's name, or what the sample's ``.cls`` says; in a
+            Hugging Face dataset its column of classes.
+        extensions: the files that count as images, whatever the case; ``auto`` for those that the
+            first transform of the pipeline reads.
         indices: use the first so many images only, or these.
         test_mode: raise on a broken image instead of replacing it.
         lazy_init: search the folder at the first use instead of now.
@@ -64,7 +73,7 @@ class ImageFolder(BaseDataset):
         data_root: str,
         pipeline: Sequence = (),
         with_label: bool = False,
-        extensions: Sequence[str] = EXTENSIONS,
+        extensions: Sequence[str] | Literal["auto"] = "auto",
         indices: int | Sequence[int] | None = None,
         test_mode: bool = False,
         lazy_init: bool = False,
@@ -80,7 +89,7 @@ class ImageFolder(BaseDataset):
             if not callable(transform):
                 check_part(f"transform {place} of the pipeline", transform)
         self.with_label = check_flag("with_label", with_label)
-        self.extensions = tuple(extension.lower() for extension in extensions)
+        self._extensions = None if extensions == "auto" else [e.lower() for e in extensions]
         self.found, self.skipped = 0, Counter()
         super().__init__(
             ann_file="",
@@ -91,53 +100,42 @@ class ImageFolder(BaseDataset):
             lazy_init=lazy_init,
         )
 
-    def load_data_list(self) -> list[dict]:
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """Of the files that count as images, in small letters."""
+        if self._extensions is not None:
+            return tuple(self._extensions)
+        return getattr(next(iter(self.pipeline.transforms), None), "extensions", EXTENSIONS)
+
+    def load_data_list(self) -> Sequence[dict]:
         """One dict per image: ``img_path`` and, with labels, ``gt_label``."""
         check_folder(self.data_root)
         if self.with_label:
-            self._refuse_loose_images()
-            return self.load_labelled(_subfolders(self.data_root))
-        paths, self.skipped = _find_images([self.data_root], self.extensions)
-        if not paths:
-            raise InputError(self._no_images(self.skipped))
-        return [{"img_path": path} for path in paths]
+            return self.load_labelled()
+        storage = open_storage(self.data_root, self.extensions)
+        if not len(storage.names):
+            raise InputError(self._no_images(storage.skipped))
+        self.skipped = storage.skipped
+        return list_all(storage)
 
-    def load_labelled(self, classes: Sequence[str]) -> list[dict]:
-        """The images of these subfolders of ``data_root``, which become the classes."""
-        found = [
-            _find_images([os.path.join(self.data_root, name)], self.extensions) for name in classes
-        ]
-        if not any(paths for paths, _ in found):
+    def load_labelled(self, classes: Sequence[str] | None = None) -> Listing:
+        """The images of these classes, by default of all that ``data_root`` has."""
+        known = class_names(self.data_root, self.extensions) if classes is None else classes
+        storage = open_storage(self.data_root, self.extensions, known)
+        if classes is None and (loose := storage.unlabelled()):
+            raise InputError(
+                f"{some_names(loose)} lie in {self.data_root} itself and have no class: "
+                f"{_how_to_label(self.data_root)}"
+            )
+        listing = list_classes(storage, known)
+        if not len(listing):
             raise InputError(
                 f"{self.data_root} has no class subfolders with images: "
                 f"{_how_to_label(self.data_root)}"
             )
-        empty = [name for name, (paths, _) in zip(classes, found, strict=True) if not paths]
-        if empty:
-            raise InputError(
-                f"{some_names(empty)} below {self.data_root} hold no images though each subfolder "
-                "is a class: remove them or add images"
-            )
-        self._metainfo["classes"] = tuple(classes)
-        self.found = sum(len(paths) for paths, _ in found)
-        self.skipped = sum((others for _, others in found), Counter())
-        return [
-            {"img_path": path, "gt_label": label}
-            for label, (paths, _) in enumerate(found)
-            for path in paths
-        ]
-
-    def _refuse_loose_images(self) -> None:
-        loose = [
-            entry.name
-            for entry in _list_folder(self.data_root)
-            if os.path.splitext(entry.name)[1].lower() in self.extensions and not _is_folder(entry)
-        ]
-        if loose:
-            raise InputError(
-                f"{some_names(sorted(loose))} lie in {self.data_root} itself and have no class: "
-                f"{_how_to_label(self.data_root)}"
-            )
+        self._metainfo["classes"] = tuple(known)
+        self.found, self.skipped = len(listing), storage.skipped
+        return listing
 
     def _no_images(self, others: Counter) -> str:
         if not others:
@@ -156,14 +154,7 @@ class ImageFolder(BaseDataset):
         else:
             logger.info(told)
 
-    def full_init(self) -> None:
-        """Search the folder, once."""
-        if self._fully_initialized:
-            return
-        super().full_init()
-        self._clear_marks()
-
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         """Number the images, of which ``indices`` may keep a part; nothing is filtered."""
         count, indices = len(self.data_list), self._indices
         self.found = max(self.found, count)  # more where the listing is one side of a split
@@ -174,8 +165,25 @@ class ImageFolder(BaseDataset):
                     f"indices ask for image {last} of {self.data_root}, which has {count}, counted "
                     "from 0"
                 )
-        self.fingerprint = fingerprint_of([i["img_path"] for i in self.data_list], self.data_root)
-        return [{**info, "position": i} for i, info in enumerate(self.data_list)]
+        # A listing is small already; a list of dicts, of a dataset derived from this, is not.
+        self.serialize_data = not isinstance(self.data_list, Listing)
+        if self.serialize_data:
+            paths = [info["img_path"] for info in self.data_list]
+            self._fingerprint = fingerprint_of(paths, self.data_root)
+            return [{**info, "position": i} for i, info in enumerate(self.data_list)]
+        self._whole, self._fingerprint = self.data_list.renumbered(), None
+        return self._whole
+
+    @property
+    def fingerprint(self) -> dict:
+        """What the images are known by, those that ``indices`` leave out included."""
+        self.full_init()
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of_listing(self._whole)
+        return self._fingerprint
+
+    def _get_unserialized_subset(self, indices: int | Sequence[int]) -> Listing:
+        return self.data_list.take(indices)
 
     def get_data_info(self, idx: int) -> dict:
         """What is known of an image before its pipeline sees it."""
@@ -184,96 +192,11 @@ class ImageFolder(BaseDataset):
         info["sample_idx"] = info.pop("position")
         return info
 
-    def get_subset_(self, indices: int | Sequence[int]) -> None:
-        """Keep these images only; none of them is marked."""
-        super().get_subset_(indices)
-        self._clear_marks()
-
-    def get_subset(self, indices: int | Sequence[int]) -> "ImageFolder":
-        """A dataset of these images only, with marks of its own."""
-        subset = super().get_subset(indices)
-        subset._clear_marks()
-        return subset
-
-    def _clear_marks(self) -> None:
-        self.broken = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
-
-    def __setstate__(self, state: dict) -> None:
-        # A copy (mmengine's Runner makes one of a dataset it is given) leaves shared memory; a
-        # spawned worker receives marks that are shared already and stay the same.
-        self.__dict__.update(state)
-        if self._fully_initialized:
-            self.broken.share_memory_()
-
-    def __getitem__(self, index: int) -> dict:
-        """What the pipeline makes of image ``index`` or, if it is broken, of its replacement.
-
-        Raises:
-            InputError: the image is broken and this is ``test_mode``; or as many replacements as
-                ``max_refetch`` were broken too.
-        """
+    def get_gt_labels(self) -> np.ndarray:
+        """The classes of all images, (N,) integers."""
         self.full_init()
-        index = range(len(self))[index]
-        error = None
-        for candidate in self._candidates(index):
-            if self.broken[candidate] and not self.test_mode:
-                continue
-            try:
-                item = self.prepare_data(candidate)
-            except BrokenImage as broken:
-                error = broken
-                self.mark_broken(candidate, broken)
-                continue
-            # None is the family's way to ask for another image; this one is not broken.
-            if item is not None:
-                return item
-        raise self._none_readable(index, error)
-
-    def mark_broken(self, index: int, broken: BrokenImage) -> None:
-        """Note that an image cannot be read.
-
-        Raises:
-            InputError: this is ``test_mode``.
-        """
-        self.broken[index] = 1
-        if self.test_mode:
-            raise InputError(
-                f"{broken.path} cannot be read ({broken.reason}), and leaving it out would "
-                "change the result: repair it or remove it"
-            ) from broken
-
-    def readable(self, index: int) -> int:
-        """The index or, if its image is marked as broken, that of the image that replaces it.
-
-        Raises:
-            InputError: as many replacements as ``max_refetch`` are marked, too.
-        """
-        for candidate in self._candidates(index):
-            if not self.broken[candidate]:
-                return candidate
-        raise self._none_readable(index)
-
-    def _none_readable(self, index: int, error: BrokenImage | None = None) -> InputError:
-        return InputError(
-            f"image {index} below {self.data_root} and all tried instead of it cannot be read: "
-            f"repair the folder ({error or 'all were found broken before'})"
-        )
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        """The index, then others spread over the whole dataset, each once."""
-        size = len(self)
-        # Neighbours of a broken file are often broken as well. The golden section spreads the
-        # steps evenly, and a stride prime to the size meets every image before it comes back.
-        stride = max(1, round(size * (math.sqrt(5) - 1) / 2))
-        while math.gcd(stride, size) > 1:
-            stride += 1
-        for attempt in range(min(size, self.max_refetch + 1)):
-            yield (index + attempt * stride) % size
-
-    def broken_files(self) -> list[str]:
-        """The paths of the images found broken so far by any process of this machine's loader."""
-        self.full_init()
-        return [self.get_data_info(i)["img_path"] for i in self.broken.nonzero().flatten().tolist()]
+        own = not self.serialize_data and self.data_list.labels is not None
+        return self.data_list.labels if own else super().get_gt_labels()
 
     def extra_repr(self) -> list[str]:
         """The lines of the dataset's printed form that are its own."""
@@ -297,6 +220,8 @@ def check_root(data_root: Any) -> str | os.PathLike | None:
 
 
 def _check_extensions(extensions: Any) -> None:
+    if extensions == "auto":
+        return
     several = isinstance(extensions, Sequence) and not isinstance(extensions, str)
     if not several or not all(isinstance(e, str) and e.startswith(".") for e in extensions):
         raise InputError(f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}")
@@ -314,13 +239,17 @@ def _check_indices(indices: Any) -> None:
 
 
 def check_folder(folder: str, advice: str = _HOW_TO_SET) -> None:
-    """Refuse a folder that is not given, missing, or a file, with advice where it is set."""
+    """Refuse what is not given, missing, or a file without images in it, with advice.
+
+    Raises:
+        InputError: for such a folder.
+    """
     if not folder:
         raise InputError(f"no image folder is given: {advice}")
     if not os.path.exists(folder):
         raise InputError(f"image folder {folder} does not exist: {advice}")
-    if not os.path.isdir(folder):
-        raise InputError(f"{folder} is a file, not a folder of images: {advice}")
+    if not os.path.isdir(folder) and not is_storage_file(folder):
+        raise InputError(f"{folder} is a file, not a folder of images or a tar of them: {advice}")
 
 
 def _how_to_label(folder: str) -> str:
@@ -330,60 +259,3 @@ def _how_to_label(folder: str) -> str:
 
 def _kinds(files: Counter) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in files.most_common(5))
-
-
-def _list_folder(folder: str) -> list[os.DirEntry]:
-    """What lies in a folder, without hidden names, in no particular order."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(
-            f"folder {folder} cannot be read ({error.strerror}): give it the right permissions or "
-            "remove it"
-        ) from error
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    """Whether it is a file or a link that leads nowhere; pipes and devices would block a reader."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:  # a link to itself
-        return True
-
-
-def _subfolders(folder: str) -> list[str]:
-    return sorted(entry.name for entry in _list_folder(folder) if _is_folder(entry))
-
-
-def _find_images(roots: list[str], extensions: tuple[str, ...]) -> tuple[list[str], Counter]:
-    """All images below the folders, sorted, and a count of the other files by extension."""
-    wanted = frozenset(extensions)
-    images, others, seen = [], Counter(), set()
-    folders = list(roots)
-    while folders:
-        folder = folders.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        inner = []
-        for entry in _list_folder(folder):
-            extension = os.path.splitext(entry.name)[1].lower()
-            if _is_folder(entry):
-                inner.append(entry.path)
-            elif extension in wanted and _is_file(entry):
-                images.append(entry.path)
-            else:
-                others[extension or "without extension"] += 1
-        # Of two links to one folder the same one must win on every file system.
-        folders.extend(sorted(inner, reverse=True))
-    images.sort()
-    return images, others

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmsalmask.data.image_folder import ImageFolder, check_folder, check_root
+from mmsalmask.data.storage import Listing, class_names
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
@@ -55,11 +56,12 @@ class ImageNet100(ImageFolder):
             lazy_init=lazy_init,
         )
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Listing:
         """One dict per image of the 100 classes: ``img_path`` and, with labels, ``gt_label``."""
         check_folder(self.data_root)
         ids = self.METAINFO["classes"]
-        missing = [name for name in ids if not os.path.isdir(os.path.join(self.data_root, name))]
+        there = set(class_names(self.data_root, self.extensions))
+        missing = [name for name in ids if name not in there]
         if missing:
             raise InputError(
                 f"{len(missing)} of the {len(ids)} class folders are missing in {self.data_root} "
@@ -67,4 +69,4 @@ class ImageNet100(ImageFolder):
                 "train and val sorted into one subfolder per WordNet id"
             )
         images = self.load_labelled(ids)
-        return images if self.with_label else [{"img_path": i["img_path"]} for i in images]
+        return images if self.with_label else images.without_labels()

@@ -1,5 +1,6 @@
 """A dataset whose images are decoded once and then stay in memory, or on the device."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ _SECONDS_BETWEEN_REPORTS = 10
 
 @DATASETS.register_module()
 class InMemory(Dataset):
-    """Hold the images of a dataset as uint8 squares, decoded once, when it is initialised.
+    """Hold the images of a dataset as squares, decoded once, when it is initialised.
 
     What the first transform of the dataset's pipeline, a :class:`LoadWhole`, makes of each image is
     kept; the others run whenever an item is asked for. Workers that are forked, as they are by
@@ -40,8 +41,8 @@ class InMemory(Dataset):
             :class:`~mmsalmask.engine.ResidentImagesHook` puts on the device before training.
 
     Attributes:
-        images: (M, 3, S, S) uint8 BGR; ``None`` before initialisation, and where the device has
-            taken them over.
+        images: (M, C, S, S), uint8 BGR or, by :class:`LoadBands`, float32; ``None`` before
+            initialisation, and where the device has taken them over.
 
     Raises:
         InputError: the dataset is no image folder or its pipeline does not begin with a
@@ -89,7 +90,9 @@ class InMemory(Dataset):
             return
         self.dataset.full_init()
         size, processes = self._load.size, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        needed, there = len(self) * 3 * size**2 * processes, available_memory()
+        shape = (len(self), self._load.channels, size, size)
+        needed = math.prod(shape) * self._load.dtype.itemsize * processes
+        there = available_memory()
         if needed > _SHARE * there:
             copies = f" in each of {processes} processes" if processes > 1 else ""
             raise InputError(
@@ -97,7 +100,7 @@ class InMemory(Dataset):
                 f"which does not fit into the {there / 2**30:.1f} GiB that are available: use the "
                 "dataset without InMemory, or a smaller LoadWhole.size"
             )
-        self.images = torch.empty(len(self), 3, size, size, dtype=torch.uint8)
+        self.images = torch.empty(shape, dtype=self._load.dtype)
         self.sizes = torch.zeros(len(self), 2, dtype=torch.int64)
         self._decode()
         self._initialized = True

@@ -1,8 +1,10 @@
 """Reading one image file, whatever it holds, or saying why that cannot be done."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from mmsalmask.checks import check_integer
+from mmsalmask.data.storage import opened
 from mmsalmask.registry import TRANSFORMS
 
 # Only these decoders are ever tried: Pillow has others that start a program (Ghostscript) or open
@@ -74,7 +77,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     """
     with _opened(path) as image:
         image.load()
-        rgb = np.asarray(_to_rgb(_turn_upright(image)))
+        rgb = np.asarray(to_rgb(_turn_upright(image)))
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 
@@ -104,7 +107,7 @@ def read_whole(path: str | os.PathLike, size: int) -> tuple[Tensor, tuple[int, i
         upright = _turn_upright(image)
         if upright.size != reduced:  # a quarter turn
             full = full[::-1]
-        rgb = torch.from_numpy(np.array(_to_rgb(upright))).permute(2, 0, 1)
+        rgb = torch.from_numpy(np.array(to_rgb(upright))).permute(2, 0, 1)
     square = F.interpolate(rgb[None], (size, size), mode="bicubic", antialias=True)[0]
     return square.flip(0), full
 
@@ -122,23 +125,48 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 @contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """The file's header, read; whatever goes wrong until the end is a :class:`BrokenImage`."""
-    path = os.fspath(path)
+    with guarded(path), open_header(opened(path)) as image:
+        yield image
+
+
+@contextmanager
+def guarded(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever goes wrong until the end is a :class:`BrokenImage` of this path."""
     try:
-        with Image.open(path, formats=tuple(_FORMATS)) as image:
-            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if limit is not None and pixels > limit:
-                raise BrokenImage(path, f"{pixels} pixels are more than the limit of {limit}")
-            yield image
+        yield
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise nearly everything on a damaged file
-        raise BrokenImage(path, _reason(error)) from error
+        raise BrokenImage(os.fspath(path), _reason(error)) from error
 
 
-def why_broken(path: str) -> str:
+@contextmanager
+def open_header(source: str | os.PathLike | BinaryIO) -> Iterator[Image.Image]:
+    """A picture of which nothing but the header is decoded yet.
+
+    Raises:
+        ValueError: it has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    with Image.open(source, formats=tuple(_FORMATS)) as image:
+        pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        if limit is not None and pixels > limit:
+            raise ValueError(f"{pixels} pixels are more than the limit of {limit}")
+        yield image
+
+
+def extension_of(content: bytes) -> str:
+    """The usual extension of an image file, with its dot; empty for what is none."""
+    try:
+        with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
+            return _FORMATS[image.format][0]
+    except Exception:  # decoders raise nearly everything on a damaged file
+        return ""
+
+
+def why_broken(path: str, read: Callable[[str], Any] = read_image) -> str:
     """Read the file once more and say why it is broken."""
     try:
-        read_image(path)
+        read(path)
     except BrokenImage as error:
         return error.reason
     return "failed once, readable now"
@@ -161,7 +189,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as a viewer shows it, in 8-bit R, G, B."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # Older Pillow opens 16-bit grey as 32-bit "I"; converting either clips instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -186,8 +215,10 @@ class LoadImage(BaseTransform):
             another image instead in training.
     """
 
+    read = staticmethod(read_image)
+
     def transform(self, results: dict) -> dict:
-        image = read_image(results["img_path"])
+        image = self.read(results["img_path"])
         results["img"] = image
         results["img_shape"] = image.shape[:2]
         results["ori_shape"] = image.shape[:2]
@@ -218,11 +249,18 @@ class LoadWhole(BaseTransform):
         BrokenImage: for a file that cannot be read, as :class:`LoadImage`.
     """
 
+    channels, dtype = 3, torch.uint8  # of the square
+    extensions = EXTENSIONS
+
     def __init__(self, size: int = 288) -> None:
         self.size = check_integer("size", size)
 
+    def read(self, path: str) -> tuple[Tensor, tuple[int, int]]:
+        """The square, and the full image's height and width."""
+        return read_whole(path, self.size)
+
     def transform(self, results: dict) -> dict:
-        results["img"], results["ori_shape"] = read_whole(results["img_path"], self.size)
+        results["img"], results["ori_shape"] = self.read(results["img_path"])
         results["img_shape"] = (self.size, self.size)
         return results
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmsalmask.checks import check_integer
 from mmsalmask.data.image_folder import ImageFolder
+from mmsalmask.data.storage import Folder, Listing
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import write_result
 from mmsalmask.registry import DATASETS
@@ -82,6 +83,8 @@ def link_split(
             raise InputError(f"{out} holds a split of other photos: choose another --out")
         return folders
     folder = ImageFolder(str(data), with_label=True)
+    if not isinstance(folder.data_list.storage, Folder):
+        raise InputError(f"{data} must be a folder of image files, to which links can be made")
     infos = [folder.get_data_info(index) for index in range(len(folder))]
     parts = split([info["gt_label"] for info in infos])
     if not all(parts):
@@ -148,11 +151,10 @@ class PerClassSplit(ImageFolder):
             lazy_init=lazy_init,
         )
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Listing:
         """One dict per image of this side: ``img_path`` and ``gt_label``."""
         images = super().load_data_list()
-        labels = np.array([image["gt_label"] for image in images])
-        sizes = np.bincount(labels)
+        sizes = np.bincount(images.labels)
         smallest = sizes.argmin()
         if not 1 <= self.train_per_class < sizes[smallest]:
             raise InputError(
@@ -160,5 +162,5 @@ class PerClassSplit(ImageFolder):
                 f"sides: class {self._metainfo['classes'][smallest]!r} of {self.data_root} has "
                 f"{sizes[smallest]}"
             )
-        train, test = split_per_class(labels, self.train_per_class, self.seed)
-        return [images[i] for i in (train if self.split == "train" else test)]
+        train, test = split_per_class(images.labels, self.train_per_class, self.seed)
+        return images.take(train if self.split == "train" else test)

@@ -112,9 +112,10 @@ def _warn_of_sizes(
 
 def _shorter_sides(folder: ImageFolder) -> Iterator[int]:
     """In pixels, of up to ``_LOOKED_AT`` images spread over a folder."""
+    measure = getattr(next(iter(folder.pipeline.transforms), None), "image_size", image_size)
     for index in range(0, len(folder), max(1, len(folder) // _LOOKED_AT)):
         with suppress(BrokenImage):
-            yield min(image_size(folder.get_data_info(index)["img_path"]))
+            yield min(measure(folder.get_data_info(index)["img_path"]))
 
 
 def _loss(model: nn.Module, batch: dict) -> torch.Tensor:

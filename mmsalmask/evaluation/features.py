@@ -4,13 +4,13 @@ Every image is seen as the encoder saw images in pretraining: resized, cut out a
 normalised by the config's preprocessor and, after the high-pass strategy, filtered.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
@@ -29,7 +29,10 @@ from mmsalmask.checkpoint import (
 from mmsalmask.checks import check_device, check_integer
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, PerClassSplit, read_image
+from mmsalmask.data.bands import BAND_EXTENSIONS, read_bands
 from mmsalmask.data.image_folder import check_folder
+from mmsalmask.data.loading import EXTENSIONS
+from mmsalmask.data.storage import file_identity
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS, TRANSFORMS
 
@@ -37,13 +40,19 @@ from mmsalmask.registry import MODELS, TRANSFORMS
 class CentreCrops:
     """A transform of :class:`ImageFolder` that ends it: uint8 RGB crop (3, S, S) and class.
 
-    The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out.
+    The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out. With
+    ``channels`` the image is read with all of its depth, as ``mmsalmask.LoadBands`` does, and the
+    crop is float32 (channels, S, S).
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, channels: int | None = None) -> None:
         self.size = check_integer("size", size)
+        self.channels = channels
+        self.extensions = EXTENSIONS if channels is None else BAND_EXTENSIONS
 
     def __call__(self, results: dict) -> tuple[Tensor, int]:
+        if self.channels is not None:
+            return self._cut_bands(results["img_path"]), results["gt_label"]
         image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
         short = round(self.size * 8 / 7) / min(image.size)
         width, height = (max(self.size, round(side * short)) for side in image.size)
@@ -52,9 +61,27 @@ class CentreCrops:
         image = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), results["gt_label"]
 
+    def _cut_bands(self, path: str) -> Tensor:
+        pixels = torch.from_numpy(read_bands(path, self.channels)).permute(2, 0, 1)
+        short = round(self.size * 8 / 7) / min(pixels.shape[1:])
+        rows, columns = (max(self.size, round(side * short)) for side in pixels.shape[1:])
+        top, left = (rows - self.size) // 2, (columns - self.size) // 2
+        resized = F.interpolate(pixels[None], (rows, columns), mode="bilinear", antialias=True)[0]
+        return resized[:, top : top + self.size, left : left + self.size].contiguous()
+
+
+def bands_of(config: Config) -> int | None:
+    """The channels that a config's training images are read with, ``None`` for usual colours."""
+    for part in typed_parts(config.get("train_dataloader")):
+        if part["type"] == "mmsalmask.LoadBands":
+            return part["channels"]
+    return None
+
 
 class EncoderView:
-    """What the encoder of a config sees of uint8 RGB images (N, 3, H, W): float32 of that shape.
+    """What the encoder of a config sees of RGB images (N, 3, H, W): float32 of that shape.
+
+    Images with another number of channels are left in their order.
 
     They are normalised as the data preprocessor of the config does it, and filtered as the strategy
     of its masker does it, or a transform of its training pipeline that says that it ``filters``.
@@ -70,7 +97,8 @@ class EncoderView:
         self.filter = _filter(settings, config)
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.float() if self.rgb else images.float().flip(1)
+        turned = images.shape[1] == 3 and not self.rgb
+        images = images.float().flip(1) if turned else images.float()
         if self.mean is not None:
             images = (images - self.mean.to(images.device)) / self.std.to(images.device)
         return images if self.filter is None else self.filter(images)
@@ -117,7 +145,12 @@ def load_backbone(config: Config, checkpoint: str, seed: int) -> nn.Module:
 
 
 def labelled_folders(
-    train: str, test: str | None, train_per_class: int | None, seed: int, size: int
+    train: str,
+    test: str | None,
+    train_per_class: int | None,
+    seed: int,
+    size: int,
+    channels: int | None = None,
 ) -> tuple[ImageFolder, ImageFolder]:
     """Centre crops of two folders of one set, or of one folder that ``seed`` splits.
 
@@ -126,11 +159,12 @@ def labelled_folders(
         test: another with the same classes; ``None`` to split ``train``.
         train_per_class: training images of each class if ``train`` is split.
         size: of the crops, in pixels.
+        channels: see :class:`CentreCrops`.
 
     Raises:
         InputError: for folders that cannot be read so, or cannot be split so.
     """
-    options = dict(pipeline=[CentreCrops(size)], test_mode=True)
+    options = dict(pipeline=[CentreCrops(size, channels)], test_mode=True)
     if test is not None:
         return tuple(ImageFolder(root, with_label=True, **options) for root in (train, test))
     return tuple(
@@ -163,12 +197,11 @@ def count_shared(train: ImageFolder, test: ImageFolder) -> int:
     return sum(file in known for file in _files(test))
 
 
-def _files(side: ImageFolder) -> Iterator[tuple[int, int]]:
-    """What the file system knows each image by; dangling links are told when they are read."""
+def _files(side: ImageFolder) -> Iterator[tuple]:
+    """What its storage knows each image by; dangling links are told when they are read."""
     for index in range(len(side)):
         with suppress(OSError):
-            status = os.stat(side.get_data_info(index)["img_path"])
-            yield status.st_dev, status.st_ino
+            yield file_identity(side.get_data_info(index)["img_path"])
 
 
 class LabelledFeatures(NamedTuple):
@@ -282,7 +315,7 @@ def features_for(
     for option, folder in (("train", train), ("test", test)):
         if folder is not None:
             check_folder(folder, f"give --{option} a folder <class>/<image>")
-    sets = labelled_folders(train, test, train_per_class, seed, size)
+    sets = labelled_folders(train, test, train_per_class, seed, size, bands_of(cfg))
     for side in sets:
         side.tell(logger)
     shared = count_shared(*sets)

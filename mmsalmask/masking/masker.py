@@ -263,7 +263,7 @@ class SaliencyMasker(nn.Module):
         probs = constant([strategy.channel_prob, strategy.focal_prob], device)
         spatial, whole = (drawn[:, :, 1:3] >= probs).view(-1, 2, 1, 1, 1).unbind(1)
         # Patches that all channels share and, of a strategy that has them, such of each channel.
-        channels = 4 if strategy.channel_prob else 1
+        channels = 1 + views[0].seen.shape[1] if strategy.channel_prob else 1
         quota = join_quotas(
             [
                 self._quota(view, ratio[:, None].expand(-1, channels), generator)

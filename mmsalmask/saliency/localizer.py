@@ -52,16 +52,17 @@ class Localizer(Part, nn.Module):
         """
 
 
-def check_images(images: Tensor) -> None:
-    """Refuse what is no batch of images.
+def check_images(images: Tensor, channels: int | None = None) -> None:
+    """Refuse what is no batch of images, of so many channels if that is given.
 
     Raises:
         InputError: with the shape.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 2:
+    fits = images.ndim == 4 and min(images.shape[1:]) > 0 and min(images.shape[2:]) > 1
+    if not fits or channels not in (None, images.shape[1]):
         raise InputError(
-            "a localizer needs images of shape (N, 3, H, W) with at least 2x2 pixels, "
-            f"got {tuple(images.shape)}"
+            f"a localizer needs images of shape (N, {channels or 'C'}, H, W) with at least 2x2 "
+            f"pixels, got {tuple(images.shape)}"
         )
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
 from mmsalmask.masking import MaskedViews, SaliencyMasker, to_pixels
 
@@ -170,7 +171,13 @@ def _range(ratio: tuple[float, float]) -> str:
 
 
 def to_photos(views: Tensor, preprocessor, filtered: bool = False) -> np.ndarray:
-    """Normalised views, high-pass filtered or not → RGB (N, H, W, 3) in [0, 1]."""
+    """Normalised views, high-pass filtered or not → RGB (N, H, W, 3) in [0, 1].
+
+    Of views that are no colours the preprocessor's ``shown_bands`` are shown, by default the first
+    three, grey at their mean, from 2.5 standard deviations below it to 2.5 above.
+    """
+    if views.shape[1] != 3:
+        return _to_false_colours(views, preprocessor, filtered)
     mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     if preprocessor._enable_normalize:
         mean, std = preprocessor.mean, preprocessor.std
@@ -179,6 +186,22 @@ def to_photos(views: Tensor, preprocessor, filtered: bool = False) -> np.ndarray
     if not preprocessor._channel_conversion:  # then they are BGR, as they were loaded
         pixels = pixels.flip(1)
     return (pixels / 255).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _to_false_colours(views: Tensor, preprocessor, filtered: bool) -> np.ndarray:
+    last = views.shape[1] - 1
+    bands = preprocessor.shown_bands or [min(band, last) for band in range(3)]
+    if max(bands) > last:
+        raise InputError(
+            f"shown_bands={list(bands)} of the data preprocessor asks for band {max(bands)}, but "
+            f"the images have {last + 1}, counted from 0"
+        )
+    pixels = views[:, list(bands)].float()
+    if not preprocessor._enable_normalize:
+        std, centre = torch.std_mean(pixels, dim=(0, 2, 3), keepdim=True)
+        pixels = (pixels - centre) / std.clamp(min=1e-12)
+    pixels = pixels / 5 * (_HIGH_PASS_CONTRAST if filtered else 1) + 0.5
+    return pixels.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def to_heat(saliency: Tensor) -> np.ndarray:

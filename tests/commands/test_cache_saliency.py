@@ -18,6 +18,7 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import MODELS as MMPRETRAIN
 from PIL import Image
 from running import run_tool
+from storing import KINDS, stored
 
 from mmsalmask.config import load_config
 from mmsalmask.data import ImageFolder, read_image
@@ -373,6 +374,19 @@ def test_a_cache_serves_a_part_of_its_images(place):
     )
     runner.train()
     assert positions == [[9, 21], [3, 9, 20, 21]]  # the rehearsal, then the batch
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_cache_of_a_folder_is_that_of_its_shards_and_datasets(place, tmp_path, kind):
+    shutil.copytree(place / "images", tmp_path / "images")
+    root = stored(tmp_path / "images", kind)
+    done = make(place, place / "cache.safetensors", data_root=root)
+    assert (done.status, done.out.splitlines()[-1][-11:]) == (0, "is complete")
+    anew = make(place, tmp_path / "anew.safetensors", data_root=root)
+    assert "1 images cannot be read" in anew.out
+    maps = open_cache(tmp_path / "anew.safetensors").maps
+    assert torch.equal(maps, open_cache(place / "cache.safetensors").maps)
+    build_runner(config(place, data_root=root)).train()
 
 
 def test_a_cache_of_other_images_is_refused_before_training(place, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
+from storing import stored
 
 from mmsalmask.config import load_config
 from mmsalmask.data.demo import draw_demo_set
@@ -62,9 +63,10 @@ def work(rank: int, folder: str, port: int) -> None:
     for name, recipe, options in (
         ("usual", "mocov2-mscn", {}),
         ("alike", "mocov2-mscn", {"randomness.diff_rank_seed": False}),
+        ("shards", "mocov2-mscn", {"data_root": f"{folder}/images/train-shards"}),
         ("adios", "adios-s-mocov2", ADIOS),
     ):
-        settings = {**TINY, **options, "data_root": f"{folder}/images/train"}
+        settings = {**TINY, "data_root": f"{folder}/images/train", **options}
         if name != "adios":
             settings["optim_wrapper.accumulative_counts"] = ACCUMULATED
         config = load_config(str(DEMO / f"{recipe}_resnet18_demo.py"), settings)
@@ -82,6 +84,7 @@ def work(rank: int, folder: str, port: int) -> None:
 def ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two_processes")
     draw_demo_set(folder / "images", images_per_class=12, classes=("disk", "bars"), size=40)
+    stored(folder / "images" / "train", "shards")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,6 +125,15 @@ def test_each_process_draws_masks_and_noise_of_its_own(ranks):
 def test_the_images_of_a_run_do_not_depend_on_its_processes_drawing_alike(ranks):
     for rank in ranks:
         assert rank["usual"]["images"] == rank["alike"]["images"]
+
+
+def test_shards_train_two_processes_as_their_folder_does(ranks):
+    for rank in ranks:
+        assert [Path(path).name for path in rank["shards"]["images"]] == [
+            Path(path).name for path in rank["usual"]["images"]
+        ]
+        for name, value in rank["usual"]["end"].items():
+            assert torch.equal(value, rank["shards"]["end"][name]), name
 
 
 @pytest.mark.parametrize("run", ["usual", "adios"])

@@ -136,8 +136,8 @@ def test_cuda_and_cpu_agree(localizer):
 
 @pytest.mark.parametrize("localizer", WEIGHT_FREE)
 def test_images_of_another_shape_are_refused(localizer):
-    for shape in [(3, 32, 32), (2, 1, 32, 32), (2, 3, 1, 32)]:
-        with pytest.raises(InputError, match=r"shape \(N, 3, H, W\)"):
+    for shape in [(3, 32, 32), (2, 0, 32, 32), (2, 3, 1, 32)]:
+        with pytest.raises(InputError, match=r"shape \(N, C, H, W\)"):
             localizer()(torch.zeros(shape))
     with pytest.raises(InputError, match="map_size"):
         localizer(2)

@@ -6,8 +6,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmsalmask.checks import check_integer, check_share
-from mmsalmask.data.image_folder import image_folders
-from mmsalmask.data.loading import why_broken
+from mmsalmask.data.image_folder import ImageFolder, image_folders
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
 
@@ -63,9 +62,9 @@ class BrokenImagesHook(Hook):
 
     def _look(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        for path in _broken_anywhere(dataset):
+        for path, folder in _broken_anywhere(dataset).items():
             if path not in self._reasons:
-                self._reasons[path] = why_broken(path)
+                self._reasons[path] = folder.why_broken(path)
                 runner.logger.warning(f"broken image {path}: {self._reasons[path]}")
         count, total = len(self._reasons), _count_images(dataset)
         if count > self.limit * total:
@@ -80,20 +79,21 @@ def _count_images(dataset: Dataset) -> int:
     return sum(len(folder) for folder in image_folders(dataset))
 
 
-def _broken_anywhere(dataset: Dataset) -> list[str]:
+def _broken_anywhere(dataset: Dataset) -> dict[str, ImageFolder]:
     """The paths of the images that any process of the run has marked, on all of them the same."""
-    paths = []
+    found = {}
     for folder in image_folders(dataset):
         marks = folder.broken.clone()
         all_reduce(marks, op="max")
         # Only ones are written, and only there: a worker may mark another image at this moment.
         folder.broken[marks.nonzero().flatten()] = 1
-        paths += folder.broken_files()
-    return paths
+        found |= dict.fromkeys(folder.broken_files(), folder)
+    return found
 
 
 def _refuse_any(dataset: Dataset) -> None:
-    reasons = {path: why_broken(path) for path in _broken_anywhere(dataset)}
+    found = _broken_anywhere(dataset)
+    reasons = {path: folder.why_broken(path) for path, folder in found.items()}
     if reasons:
         raise InputError(
             f"{len(reasons)} images of the evaluation cannot be read and were replaced, which "

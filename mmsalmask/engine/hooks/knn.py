@@ -14,6 +14,7 @@ from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import (
     CentreCrops,
     EncoderView,
+    bands_of,
     count_classes,
     extract_features,
 )
@@ -60,9 +61,9 @@ class KNNHook(Hook):
         batch_size: int = 100,
         num_workers: int = 2,
     ) -> None:
-        crops = [CentreCrops(size)]
+        self.size = check_integer("size", size)
         self.datasets = [
-            {**check_part(f"{name} of KNNHook", side), "pipeline": crops, "test_mode": True}
+            {**check_part(f"{name} of KNNHook", side), "test_mode": True}
             for name, side in (("train", train), ("test", test))
         ]
         self.interval = check_integer("interval", interval)
@@ -79,7 +80,8 @@ class KNNHook(Hook):
                 "config describes: remove it from custom_hooks"
             )
         self._backbone, self._view = model.backbone, EncoderView(runner.cfg)
-        self._sets = [DATASETS.build(side) for side in self.datasets]
+        crops = [CentreCrops(self.size, bands_of(runner.cfg))]
+        self._sets = [DATASETS.build({**side, "pipeline": crops}) for side in self.datasets]
         count_classes(*self._sets)
         check_neighbours(self.metric.k, len(self._sets[0]))
 

@@ -60,7 +60,7 @@ class BackboneSaliency(Localizer):
             InputError: when the images are not (N, 3, H, W), or the backbone returns something
                 else than feature maps, such as pooled features.
         """
-        check_images(images)
+        check_images(images, 3)
         reduced = self._reduce(images.float())
         with self._autocast(images.device.type):
             features = self.backbone(reduced.contiguous(memory_format=self.memory_format))

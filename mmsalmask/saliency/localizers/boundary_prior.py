@@ -82,7 +82,7 @@ class BoundaryPriorSaliency(Localizer):
         self.map_size = check_sides("map_size", map_size, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Saliency (N, h, w) float32 of images (N, 3, H, W)."""
+        """Saliency (N, h, w) float32 of images (N, C, H, W)."""
         return self.border_distance(images) + centre_prior(self.map_size, images.device)
 
     def border_distance(self, images: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class BoundaryPriorSaliency(Localizer):
             ),
         ]
         cells = torch.cat(parts, dim=1)
-        colour, energy = cells[:, :3], cells[:, 3:]
+        colour, energy = cells.split((images.shape[1], cells.shape[1] - images.shape[1]), 1)
         # What float32 makes of a constant image: a share of its largest value.
         largest = torch.linalg.vector_norm(colour, math.inf, (1, 2, 3), keepdim=True)
         scale = energy.mean((2, 3), keepdim=True)

@@ -43,7 +43,7 @@ class GeodesicSaliency(Localizer):
         self.map_size = check_sides("map_size", map_size, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Saliency (N, h, w) float32 of images (N, 3, H, W)."""
+        """Saliency (N, h, w) float32 of images (N, C, H, W)."""
         check_images(images)
         with without_autocast(images.device):
             cells = F.adaptive_avg_pool2d(images.float(), self.map_size)

@@ -30,7 +30,7 @@ class SpectralResidualSaliency(Localizer):
         self.map_size = check_integer("map_size", map_size, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Saliency (N, h, w) float32 of images (N, 3, H, W); h = w = ``map_size``."""
+        """Saliency (N, h, w) float32 of images (N, C, H, W); h = w = ``map_size``."""
         check_images(images)
         with without_autocast(images.device):
             grey = F.adaptive_avg_pool2d(images.float().mean(1), self.map_size)
