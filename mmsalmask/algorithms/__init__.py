@@ -19,8 +19,8 @@ __all__ = [
     "MaskedMoCo",
     "MaskedSimCLR",
     "MaskingDataPreprocessor",
-    "TorchvisionBackbone",
     "NTXentHead",
+    "TorchvisionBackbone",
     "backbone_saliency",
     "build_masker",
 ]

@@ -1,0 +1,31 @@
+"""A tiny run, made once, of photos of a few colours."""
+
+from pathlib import Path
+
+import pytest
+from api_photos import draw
+
+import mmsalmask as sm
+
+TINY = {
+    "model.queue_len": 16,
+    "model.backbone.base_channels": 8,
+    "model.backbone.stem_channels": 8,
+    "model.neck.in_channels": 64,
+    "model.neck.hid_channels": 16,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+}
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    return draw(tmp_path_factory.mktemp("api") / "images", 24)
+
+
+@pytest.fixture(scope="session")
+def run(images, tmp_path_factory) -> sm.Run:
+    """Two epochs of two steps of a net of eight channels at 32 px."""
+    out = tmp_path_factory.mktemp("api") / "run"
+    options = dict(backbone="resnet18", size=32, epochs=2, batch_size=12, overrides=TINY)
+    return sm.pretrain(images, out, **options)
