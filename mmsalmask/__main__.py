@@ -6,12 +6,14 @@ the same for launchers: ``torchrun --nproc-per-node 4 -m mmsalmask train … --l
 
 import ast
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from mmsalmask import __version__
 from mmsalmask.shipped import TOOLS
 
+_OWN = Path(__file__).resolve().parent / "commands"
 COMMANDS = {
     "demo": "demo",
     "train": "train",
@@ -26,13 +28,19 @@ COMMANDS = {
     "ablate": "ablate",
     "data": "prepare_data",
 }
+# Those of mmsalmask.commands, by module.
+MODULES = {name: name for name in ("embed", "diagnose", "models", "doctor")}
+# With one of these, `train` is handed a method and images instead of a config.
+_PRETRAINING = ("--method", "--data")
 
 
 def usage() -> str:
     """What there is, a command in a line."""
     lines = ["usage: mmsalmask COMMAND …   (mmsalmask COMMAND --help tells more)", ""]
-    for command, tool in COMMANDS.items():
-        source = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
+    files = {command: TOOLS / f"{tool}.py" for command, tool in COMMANDS.items()}
+    files |= {command: _OWN / f"{module}.py" for command, module in MODULES.items()}
+    for command, file in files.items():
+        source = file.read_text(encoding="utf-8")
         lines.append(f"  {command:<10}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     return "\n".join([*lines, "", "A CONFIG is a file, or one of this package: mmsalmask::demo/…"])
 
@@ -45,17 +53,25 @@ def run(tool: Path) -> None:
     exec(compile(tool.read_text(encoding="utf-8"), tool, "exec"), vars(module))
 
 
+def _pretrains(words: list[str]) -> bool:
+    return any(word.partition("=")[0] in _PRETRAINING for word in words)
+
+
 def main() -> None:
     """Run the tool that the first argument names, with the others."""
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
         print(f"mmsalmask {__version__}" if command == "--version" else usage())
+    elif command in MODULES or (command == "train" and _pretrains(words)):
+        sys.argv = [f"mmsalmask {command}", *words]
+        import_module(f"mmsalmask.commands.{MODULES.get(command, 'pretrain')}").main()
     elif command in COMMANDS:
         sys.argv = [f"mmsalmask {command}", *words]
         run(TOOLS / f"{COMMANDS[command]}.py")
     else:
         # Nothing heavy is imported for this: it is there at once.
-        print(f"error: no command '{command}': give one of {', '.join(COMMANDS)}", file=sys.stderr)
+        known = ", ".join([*COMMANDS, *MODULES])
+        print(f"error: no command '{command}': give one of {known}", file=sys.stderr)
         raise SystemExit(2)
 
 

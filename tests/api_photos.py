@@ -1,9 +1,19 @@
-"""Photos for the tests of the public Python."""
+"""Photos and a tiny net for the tests of the public Python."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+TINY = {
+    "model.queue_len": 16,
+    "model.backbone.base_channels": 8,
+    "model.backbone.stem_channels": 8,
+    "model.neck.in_channels": 64,
+    "model.neck.hid_channels": 16,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+}
 
 
 def draw(folder: Path, count: int, seed: int = 0) -> Path:

@@ -3,19 +3,9 @@
 from pathlib import Path
 
 import pytest
-from api_photos import draw
+from api_photos import TINY, draw
 
 import mmsalmask as sm
-
-TINY = {
-    "model.queue_len": 16,
-    "model.backbone.base_channels": 8,
-    "model.backbone.stem_channels": 8,
-    "model.neck.in_channels": 64,
-    "model.neck.hid_channels": 16,
-    "train_dataloader.num_workers": 0,
-    "train_dataloader.persistent_workers": False,
-}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""What the words after ``mmsalmask`` run, a module each."""
