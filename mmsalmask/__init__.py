@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmsalmask.api.evaluating import Evaluation as Evaluation
     from mmsalmask.api.evaluating import evaluate as evaluate
     from mmsalmask.api.exporting import export as export
+    from mmsalmask.api.inferencer import FeatureExtractor as FeatureExtractor
     from mmsalmask.api.masks import show_masks as show_masks
     from mmsalmask.api.models import get_model as get_model
     from mmsalmask.api.models import list_models as list_models
@@ -39,6 +40,7 @@ _PUBLIC = {
     "Embeddings": "embeddings",
     "Encoder": "encoder",
     "Evaluation": "evaluating",
+    "FeatureExtractor": "inferencer",
     "Run": "run",
     "diagnose": "diagnosis",
     "embed": "embeddings",

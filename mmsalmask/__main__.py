@@ -27,9 +27,11 @@ COMMANDS = {
     "export": "export_backbone",
     "ablate": "ablate",
     "data": "prepare_data",
+    "embed": "embed",
+    "diagnose": "diagnose",
+    "models": "models",
+    "doctor": "doctor",
 }
-# Those of mmsalmask.commands, by module.
-MODULES = {name: name for name in ("embed", "diagnose", "models", "doctor")}
 # With one of these, `train` is handed a method and images instead of a config.
 _PRETRAINING = ("--method", "--data")
 
@@ -37,9 +39,8 @@ _PRETRAINING = ("--method", "--data")
 def usage() -> str:
     """What there is, a command in a line."""
     lines = ["usage: mmsalmask COMMAND …   (mmsalmask COMMAND --help tells more)", ""]
-    files = {command: TOOLS / f"{tool}.py" for command, tool in COMMANDS.items()}
-    files |= {command: _OWN / f"{module}.py" for command, module in MODULES.items()}
-    for command, file in files.items():
+    for command, tool in COMMANDS.items():
+        file = _module(tool) or TOOLS / f"{tool}.py"
         source = file.read_text(encoding="utf-8")
         lines.append(f"  {command:<10}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     return "\n".join([*lines, "", "A CONFIG is a file, or one of this package: mmsalmask::demo/…"])
@@ -53,8 +54,16 @@ def run(tool: Path) -> None:
     exec(compile(tool.read_text(encoding="utf-8"), tool, "exec"), vars(module))
 
 
-def _pretrains(words: list[str]) -> bool:
-    return any(word.partition("=")[0] in _PRETRAINING for word in words)
+def _module(tool: str) -> Path | None:
+    """The file of a command of mmsalmask.commands; ``None`` for a tool that is a script."""
+    file = _OWN / f"{tool}.py"
+    return file if file.is_file() else None
+
+
+def _tool(command: str, words: list[str]) -> str:
+    """What a command runs: `train` may be handed a method and images instead of a config."""
+    pretrains = any(word.partition("=")[0] in _PRETRAINING for word in words)
+    return "pretrain" if command == "train" and pretrains else COMMANDS[command]
 
 
 def main() -> None:
@@ -62,16 +71,15 @@ def main() -> None:
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
         print(f"mmsalmask {__version__}" if command == "--version" else usage())
-    elif command in MODULES or (command == "train" and _pretrains(words)):
+    elif command in COMMANDS and (module := _module(_tool(command, words))):
         sys.argv = [f"mmsalmask {command}", *words]
-        import_module(f"mmsalmask.commands.{MODULES.get(command, 'pretrain')}").main()
+        import_module(f"mmsalmask.commands.{module.stem}").main()
     elif command in COMMANDS:
         sys.argv = [f"mmsalmask {command}", *words]
         run(TOOLS / f"{COMMANDS[command]}.py")
     else:
         # Nothing heavy is imported for this: it is there at once.
-        known = ", ".join([*COMMANDS, *MODULES])
-        print(f"error: no command '{command}': give one of {known}", file=sys.stderr)
+        print(f"error: no command '{command}': give one of {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
 
 

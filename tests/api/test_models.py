@@ -214,3 +214,24 @@ def test_images_that_are_all_broken_are_told(tmp_path):
         sm.show_masks(folder, size=32)
     with pytest.raises(InputError, match="none of the 2 images can be read"):
         sm.embed(PLAIN, folder, workers=0)
+
+
+# ------------------------------------------------------------------------ OpenMMLab's inferencer
+
+
+def test_the_inferencer_gives_the_encoders_features_of_paths_and_arrays(images):
+    from mmcv import imread
+    from mmpretrain.apis.base import BaseInferencer
+
+    extract = sm.FeatureExtractor(FILTERED, device="cpu")
+    assert isinstance(extract, BaseInferencer)
+    encoder = sm.get_model(FILTERED)
+    paths = [str(images / f"0{i}.png") for i in range(3)]
+    with torch.no_grad():
+        wanted = encoder(torch.stack([encoder.transform(path) for path in paths]))
+    for given in (paths, [imread(path) for path in paths]):
+        torch.testing.assert_close(torch.stack(extract(given, batch_size=2)), wanted)
+    torch.testing.assert_close(extract(paths[0])[0], wanted[0])
+    assert extract.list_models("*mscn*") == [name for name in sm.list_models() if "mscn" in name]
+    with pytest.raises(InputError, match="no model fits 'vit\\*'"):
+        extract.list_models("vit*")
