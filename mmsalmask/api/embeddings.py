@@ -156,7 +156,10 @@ class Embeddings:
         axis = figure.subplots()
         axis.scatter(*points.T, s=6, color="0.6", linewidths=0)
         side = max(2, int(thumbnails**0.5))
-        cells = {tuple(cell): i for i, cell in enumerate((points * side * 0.999).astype(int))}
+        grid = points * side * 0.999
+        # Of the images of a cell the one nearest to its centre, so that few overlap.
+        order = np.argsort(-np.abs(grid % 1 - 0.5).max(1), kind="stable").tolist()
+        cells = {tuple(grid[i].astype(int)): i for i in order}
         for place in cells.values():
             picture = Image.fromarray(read_image(self.paths[chosen[place]])[..., ::-1])
             picture.thumbnail((64, 64))
