@@ -52,10 +52,15 @@ def test_the_recipe_of_every_method_fits_other_data_nets_sizes_and_budgets(metho
     assert config.train_cfg.max_epochs == 100
     ends = [schedule.get("end", 100) for schedule in config.param_scheduler]
     assert max(ends) == 100
+    parts = [
+        config.train_dataloader.dataset.pipeline,
+        config.model,
+        config.get("data_preprocessor"),
+    ]
     sides = [
         part.get("scale", part.get("size"))
-        for part in typed_parts(config.train_dataloader.dataset.pipeline)
-        if part["type"].endswith("RandomResizedCrop")
+        for part in typed_parts(parts)
+        if part["type"].endswith(("RandomResizedCrop", "RandomView"))
     ]
     assert sides
     assert set(sides) == {64}
