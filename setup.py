@@ -12,7 +12,14 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED = ("configs", "tools", "model-index.yml")
+SHIPPED = ("configs", "tools", "weights", "model-index.yml")
+# What `pip install 'mmsalmask[timm]'` adds: backbones of timm; encoders as ONNX, checked by its
+# runtime; images of Hugging Face datasets. requirements-dev.txt has the same ranges.
+EXTRAS = {
+    "datasets": ["datasets>=3,<5"],
+    "timm": ["timm>=1.0,<1.1"],
+    "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.21,<2", "onnxscript>=0.3,<1"],
+}
 # Set-up of a checkout, of no use in an installed package; and what Python leaves behind.
 LEFT_OUT = shutil.ignore_patterns("install.sh", "environment.py", "__pycache__", "*.pyc")
 
@@ -74,7 +81,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     install_requires=requirements(),
-    extras_require={"datasets": ["datasets>=3,<5"]},
+    extras_require=EXTRAS,
     packages=find_packages(include=["mmsalmask", "mmsalmask.*"]),
     package_data={"mmsalmask": ["**/*.txt", "**/*.csv"]},
     entry_points={"console_scripts": ["mmsalmask = mmsalmask.__main__:main"]},

@@ -25,6 +25,10 @@ COMMANDS = {
     "export": "export_backbone",
     "ablate": "ablate",
     "data": "prepare_data",
+    "embed": "embed",
+    "diagnose": "diagnose",
+    "models": "models",
+    "doctor": "doctor",
 }
 
 

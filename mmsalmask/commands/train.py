@@ -5,6 +5,7 @@ after SIGTERM, SIGINT or SIGUSR1, to be started again with --resume. A second si
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,7 +96,16 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     return parse_launched(parser, words)
 
 
+# With one of these, a method and images are given instead of a config.
+_PRETRAINING = ("--method", "--data")
+
+
 def main(words: list[str] | None = None) -> None:
+    words = sys.argv[1:] if words is None else words
+    if any(word.partition("=")[0] in _PRETRAINING for word in words):
+        from mmsalmask.commands import pretrain
+
+        return pretrain.main(words)
     options = parse_arguments(words)
     with report_errors():
         train(**vars(options))

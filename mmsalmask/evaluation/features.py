@@ -37,6 +37,16 @@ from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS, TRANSFORMS
 
 
+def cut_centre(image: Image.Image, size: int) -> Tensor:
+    """The centre of an RGB image as uint8 (3, S, S), its shorter side being resized to 8/7·S."""
+    short = round(size * 8 / 7) / min(image.size)
+    width, height = (max(size, round(side * short)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 class CentreCrops:
     """A transform of :class:`ImageFolder` that ends it: uint8 RGB crop (3, S, S) and class.
 
@@ -54,12 +64,7 @@ class CentreCrops:
         if self.channels is not None:
             return self._cut_bands(results["img_path"]), results["gt_label"]
         image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
-        short = round(self.size * 8 / 7) / min(image.size)
-        width, height = (max(self.size, round(side * short)) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), results["gt_label"]
+        return cut_centre(image, self.size), results["gt_label"]
 
     def _cut_bands(self, path: str) -> Tensor:
         pixels = torch.from_numpy(read_bands(path, self.channels)).permute(2, 0, 1)

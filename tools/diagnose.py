@@ -1,0 +1,6 @@
+"""``mmsalmask diagnose``, run from a checkout."""
+
+from mmsalmask.commands.diagnose import main
+
+if __name__ == "__main__":
+    main()
