@@ -75,7 +75,7 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=requirements(),
     packages=find_packages(include=["mmsalmask", "mmsalmask.*"]),
-    package_data={"mmsalmask": ["**/*.txt", "**/*.csv"]},
+    package_data={"mmsalmask": ["py.typed", "**/*.txt", "**/*.csv"]},
     entry_points={"console_scripts": ["mmsalmask = mmsalmask.__main__:main"]},
     include_package_data=False,
     zip_safe=False,

@@ -68,7 +68,7 @@ def test_wheel_holds_every_config_tool_and_class_list_and_nothing_else_of_the_ch
     index = {"mmsalmask/.mim/model-index.yml"}
     assert {name for name in names if "/.mim/" in name} == configs | tools | index
     modules = relative_files(ROOT / "mmsalmask")
-    kinds = (".py", ".txt", ".csv")
+    kinds = (".py", ".txt", ".csv", "py.typed")
     wanted = {f"mmsalmask/{file}" for file in modules if file.endswith(kinds)}
     assert wanted <= names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}

@@ -6,6 +6,7 @@ gives the device those alone, without a look at a value that the device has.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Literal
 
 import torch
@@ -175,9 +176,7 @@ def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
     rows = draws.sigma.argsort(stable=True)[int((draws.sigma == 0).sum()) :]
     for group in rows.chunk(_BLURS):
         sigma = draws.sigma[group]
-        _change(
-            views, group, lambda part, sigma=sigma: gaussian_blur_each(part, sigma, largest_sigma)
-        )
+        _change(views, group, partial(gaussian_blur_each, sigma=sigma, largest=largest_sigma))
     _change(views, draws.solarized.nonzero()[:, 0], solarize)
 
 
@@ -217,7 +216,7 @@ class DeviceAugmentation:
     @torch.no_grad()
     def __call__(
         self, images: Tensor, index: Tensor, sizes: Tensor, generator: Generator | None = None
-    ) -> tuple[list[Tensor], tuple[Crops, Crops]]:
+    ) -> tuple[list[Tensor], tuple[Crops, ...]]:
         """Make two views of a batch.
 
         Args:
