@@ -59,5 +59,5 @@ environment-key:
 clean:
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)' '$(VENV).lock'; fi
 	@rm -rf build dist mmsalmask.egg-info mmsalmask/.mim .pytest_cache .ruff_cache .hypothesis
-	@rm -rf .mypy_cache docs/_build docs/_made
+	@rm -rf .mypy_cache docs/_build docs/recipes docs/project
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

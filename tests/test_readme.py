@@ -7,14 +7,14 @@ import readme_picture
 import render as tables
 from matplotlib.figure import Figure
 from PIL import Image
-from render import FILES, ROOT, render
+from render import FILES, ROOT, render, rendered
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_tables_show_the_data_they_are_rendered_from(file):
     written = file.read_text()
-    assert render(written) == written
-    assert written.count("<!-- table:") == written.count("<!-- end -->") >= 2
+    assert rendered(file) == written
+    assert written.count("<!-- table:") == written.count("<!-- end -->") >= 1
 
 
 ORIGIN = dict(command="python x.py", commit="abc", hardware="2 cores", torch="2.11.0")

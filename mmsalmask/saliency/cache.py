@@ -210,7 +210,7 @@ def write_cache(
                         f"{path} holds float16 maps of {cells[0]}x{cells[1]} cells, "
                         f"not {maps.dtype} of {tuple(maps.shape[1:])}"
                     )
-                file.write(maps.contiguous().numpy().data)
+                file.write(maps.contiguous().numpy())
                 written += len(maps)
             if written != images:
                 raise InputError(f"{path}: {written} maps of {images} images")

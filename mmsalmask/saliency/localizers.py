@@ -65,7 +65,7 @@ class BackboneSaliency(nn.Module):
         channels_last = check_flag("channels_last", channels_last)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.dtype = dtype
-        self.backbone = backbone.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.backbone = backbone.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
         """Saliency (N, h, w) float32, ``h`` and ``w`` those of the last feature map.
