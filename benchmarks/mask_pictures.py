@@ -6,16 +6,13 @@ Unlike in training, view and hard negative are of one crop, as in benchmarks/rea
 """
 
 import argparse
-import io
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from photos import ROOT, find_photos
-from PIL import Image, ImageOps
+from photos import ROOT
 from readme_picture import SIDE, read_photos, shrink
 from torch import Tensor
 
@@ -33,8 +30,8 @@ from mmsalmask.visualization.gallery import (
     to_photos,
 )
 
-# Photos in which the weight-free localizer is wrong: the object is at the rim, or all there is.
-HARD = ("000000001000", "000000037777", "000000102411")
+# Parts of those photos, left, top and side as shares of the whole, whose object is at the rim.
+CROPS = ((0.0, 0.3, 0.5), (0.45, 0.0, 0.55), (0.4, 0.35, 0.6))
 WRONG = {
     "as it should be": {},
     "offset=3: all is foreground": dict(offset=3.0),
@@ -43,17 +40,14 @@ WRONG = {
 }
 
 
-def read_hard() -> Tensor:
-    """The centres of those photos of coco-mini, uint8 BGR (N, 3, SIDE, SIDE)."""
-    if (archive := find_photos("coco-mini")) is None:
-        sys.exit("coco-mini.tar is not here; set MMSALMASK_PHOTOS to the folder it lies in")
-    images = []
-    with tarfile.open(archive) as tar:
-        for name in HARD:
-            (member,) = (each for each in tar.getnames() if each.endswith(f"{name}.jpg"))
-            image = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")
-            images.append(np.array(ImageOps.fit(image, (SIDE, SIDE)))[..., ::-1])
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+def crop(images: Tensor) -> Tensor:
+    """Those parts of the photos, as large as the whole, (N, 3, SIDE, SIDE) uint8."""
+    parts = []
+    for image, shares in zip(images, CROPS, strict=True):
+        left, top, side = (round(share * SIDE) for share in shares)
+        part = image[None, :, top : top + side, left : left + side].float()
+        parts.append(F.interpolate(part, (SIDE, SIDE), mode="bicubic").clamp(0, 255))
+    return torch.cat(parts).round().to(torch.uint8)
 
 
 def columns(preprocessor, images: Tensor, seed: int, **options) -> dict[str, Column]:
@@ -92,13 +86,12 @@ def main() -> None:
             )
         ],
         "masks_wrong.png": [
-            ("", list(columns(preprocessor, read_hard(), options.seed).values())),
+            ("", list(columns(preprocessor, crop(read_photos()), options.seed).values())),
         ],
     }
-    credits = {"masks_settings.png": "Caltech-101, CC BY 4.0", "masks_wrong.png": "COCO, CC BY"}
     for name, groups in pictures.items():
         path = options.folder / name
-        draw_columns(groups, (SIDE, SIDE), path, f"photos: {credits[name]}", 110)
+        draw_columns(groups, (SIDE, SIDE), path, "photos: Caltech-101, CC BY 4.0", 110)
         shrink(path)
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
