@@ -18,7 +18,6 @@ version = release = mmsalmask.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # a recipe's page may begin below the first level
 exclude_patterns = ["_build", *site_pages.unavailable()]
 
 html_theme = "furo"

@@ -8,6 +8,9 @@ import os
 import re
 from pathlib import Path
 
+from sphinx.util import logging
+
+LOG = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!\!)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\(([^)\s]+)\)")
@@ -32,7 +35,8 @@ def write() -> None:
     pages = elsewhere()
     for folder in WRITTEN:
         for old in set((DOCS / folder).glob("*.md")) - set(pages.values()):
-            old.unlink()
+            if old.name != "index.md":
+                old.unlink()
     for file, page in pages.items():
         text = relink(file.read_text(encoding="utf-8"), file, page)
         page.parent.mkdir(exist_ok=True)
@@ -50,8 +54,7 @@ def mend_links(app, name: str, source: list[str]) -> None:
 def relink(text: str, file: Path, page: Path) -> str:
     """The text of a file with the links that it needs as a page of the site.
 
-    Raises:
-        FileNotFoundError: a link leads nowhere.
+    One that leads nowhere is a warning, and so an error of `make docs`.
     """
 
     def mend(link: re.Match) -> str:
@@ -61,9 +64,8 @@ def relink(text: str, file: Path, page: Path) -> str:
         path, mark, anchor = target.partition("#")
         found = (file.parent / path).resolve()
         if not found.exists():
-            raise FileNotFoundError(
-                f"{file.relative_to(ROOT)} links to {target}, which is not there"
-            )
+            LOG.warning("%s links to %s, which is not there", file.relative_to(ROOT), target)
+            return words
         if found.is_dir():
             found = found / "README.md"
             if not found.exists():  # a folder cannot be shown
