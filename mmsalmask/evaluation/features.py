@@ -38,7 +38,7 @@ from mmsalmask.registry import MODELS
 
 
 class CentreCrops:
-    """A transform of :class:`ImageFolder` that ends it: uint8 RGB crop (3, S, S) and class.
+    """The last transform of an :class:`ImageFolder`: a uint8 RGB crop (3, S, S) and its class.
 
     The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out.
     """
@@ -59,8 +59,8 @@ class CentreCrops:
 class EncoderView:
     """What the encoder of a config sees of uint8 RGB images (N, 3, H, W): float32 of that shape.
 
-    They are normalised as the data preprocessor of the config does it, and filtered as the strategy
-    of its masker, or a ``mmsalmask.HighPassFilter`` in its training pipeline, does it.
+    Images are normalised like the config's data preprocessor does, and filtered like its masker's
+    strategy or a ``mmsalmask.HighPassFilter`` in its training pipeline does.
     """
 
     def __init__(self, config: Config) -> None:
@@ -160,13 +160,13 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
 
 
 def count_shared(train: ImageFolder, test: ImageFolder) -> int:
-    """How many test images are files of the training images, whatever links lead there."""
+    """Count the test images that are also training images, links resolved."""
     known = set(_files(train))
     return sum(file in known for file in _files(test))
 
 
 def _files(side: ImageFolder) -> Iterator[tuple[int, int]]:
-    """What the file system knows each image by; dangling links are told when they are read."""
+    """Identify each image's file; a dangling link is reported when it is read."""
     for index in range(len(side)):
         with suppress(OSError):
             status = os.stat(side.get_data_info(index)["img_path"])
@@ -246,7 +246,7 @@ def extract_both(
 
 
 def features_for(options: argparse.Namespace) -> tuple[LabelledFeatures, dict]:
-    """What a tool's arguments ask for, and the facts that its result depends on.
+    """The features that a tool's arguments ask for, and the facts that they depend on.
 
     Args:
         options: Parsed by :func:`mmsalmask.cli.config_arguments` and

@@ -212,9 +212,7 @@ class SaliencyMasker(nn.Module):
         views = self._mask_pairs(seen, saliency, where, generator)
         if not both_directions:
             return views
-        return _joined(
-            views, self._mask_pairs(seen[::-1], saliency[::-1], where[::-1], generator)
-        )
+        return _joined(views, self._mask_pairs(seen[::-1], saliency[::-1], where[::-1], generator))
 
     def _mask_pairs(
         self,
