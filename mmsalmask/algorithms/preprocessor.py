@@ -75,7 +75,7 @@ def _with_cache(masker: dict | None, cache: str) -> dict:
     if masker is None or check_part("masker", masker).get("localizer") is None:
         raise InputError(
             f"saliency_cache={cache!r} stands in for a localizer, but the config's masker has "
-            "none: leave it away, or take a config that masks by saliency"
+            "none: leave it out, or take a config that masks by saliency"
         )
     cached = dict(type="mmsalmask.CachedSaliency", cache=cache, localizer=masker["localizer"])
     return {**masker, "localizer": cached}
