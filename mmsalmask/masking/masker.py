@@ -99,7 +99,7 @@ class SaliencyMasker(nn.Module):
             cover of a hard negative's background.
 
     Raises:
-        InputError: for an object that is no strategy, ratios outside [0, 1] or reversed, an offset that
+        InputError: for what is not a strategy, ratios outside [0, 1] or reversed, an offset that
             no patch could reach, an unknown choice, a choice that needs a localizer where there is
             none, or a cache that is coarser than the grid.
     """
