@@ -6,7 +6,6 @@ gives the device those alone, without a look at a value that the device has.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Literal
 
 import torch
@@ -159,7 +158,7 @@ def _join(parts: list[Draws]) -> Draws:
     )
 
 
-def _change(views: Tensor, rows: Tensor, step: Callable[[Tensor], Tensor]) -> None:
+def _change(views: Tensor, rows: Tensor, step: Callable[..., Tensor]) -> None:
     """Let a step replace the views of these rows, which the CPU holds, and touch no other."""
     if len(rows):
         rows = upload(rows, views.device)
@@ -176,7 +175,9 @@ def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
     rows = draws.sigma.argsort(stable=True)[int((draws.sigma == 0).sum()) :]
     for group in rows.chunk(_BLURS):
         sigma = draws.sigma[group]
-        _change(views, group, partial(gaussian_blur_each, sigma=sigma, largest=largest_sigma))
+        _change(
+            views, group, lambda part, sigma=sigma: gaussian_blur_each(part, sigma, largest_sigma)
+        )
     _change(views, draws.solarized.nonzero()[:, 0], solarize)
 
 

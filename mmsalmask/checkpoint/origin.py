@@ -57,8 +57,8 @@ _FACTS = ("model", "backbone", "depth", "style", "high_pass")
 def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
     """Whether the encoder in a checkpoint learned from high-pass filtered images.
 
-    A run's checkpoint holds its config, an exported backbone says so itself; ``None`` if the file
-    does not tell (torchvision's, for example).
+    A run's checkpoint tells it by its config, an exported backbone by what it says about itself;
+    ``None`` for one that tells nothing (torchvision's, for example).
     """
     config = config_of(checkpoint)
     if isinstance(config.get("model"), dict):

@@ -59,8 +59,8 @@ class CentreCrops:
 class EncoderView:
     """What the encoder of a config sees of uint8 RGB images (N, 3, H, W): float32 of that shape.
 
-    Images are normalised like the config's data preprocessor does, and filtered like its masker's
-    strategy or a ``mmsalmask.HighPassFilter`` in its training pipeline does.
+    They are normalised as the data preprocessor of the config does it, and filtered as the strategy
+    of its masker, or a ``mmsalmask.HighPassFilter`` in its training pipeline, does it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -166,7 +166,7 @@ def count_shared(train: ImageFolder, test: ImageFolder) -> int:
 
 
 def _files(side: ImageFolder) -> Iterator[tuple[int, int]]:
-    """Identify each image's file; a dangling link is reported when it is read."""
+    """What the file system knows each image by; dangling links are told when they are read."""
     for index in range(len(side)):
         with suppress(OSError):
             status = os.stat(side.get_data_info(index)["img_path"])
