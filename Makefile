@@ -8,12 +8,20 @@ TORCHVISION ?= 0.26.0
 
 INSTALL = VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCHVISION='$(TORCHVISION)' tools/install.sh
 RUN = '$(VENV)/bin/python'
+# From the repository alone: no page asks the network.
+BUILD_SITE = $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs $(SITE)
 
-.PHONY: help install demo test environment-key clean
+# The rooms whose annotations are checked: the heart and, where it is there, the public API.
+TYPED = $(wildcard $(addprefix mmsalmask/,saliency masking losses augmentation api))
+SITE = docs/_build/html
+
+.PHONY: help install demo test types docs environment-key clean
 
 help:
 	@echo "make demo     install, then pretrain on drawn images: kNN accuracy, masks, a backbone file"
-	@echo "make test     install, then format, lint, metafiles and all tests"
+	@echo "make test     install, then format, lint, types, metafiles, the docs site and all tests"
+	@echo "make types    check the type annotations of the heart and the public API"
+	@echo "make docs     build the docs site, warnings as errors, into $(SITE)"
 	@echo "make install  only bring the environment up to date"
 	@echo "make clean    remove the environment, build folders and caches"
 	@echo "Settings: VENV=$(VENV) PYTHON=$(PYTHON) (3.10 to 3.12) TORCH=$(TORCH) TORCHVISION=$(TORCHVISION)"
@@ -29,10 +37,21 @@ test: install
 	@$(RUN) -m ruff format --check . || { echo "Not formatted: run $(VENV)/bin/ruff format ." >&2; exit 1; }
 	@echo "== ruff check"
 	@$(RUN) -m ruff check . || { echo "Lint: mend the above ($(VENV)/bin/ruff check --fix . does part)" >&2; exit 1; }
+	@echo "== types"
+	@$(RUN) -m mypy $(TYPED) || { echo "Types: mend the above (make types)" >&2; exit 1; }
+	@echo "== docs"
+	@$(BUILD_SITE) || { echo "Docs: mend the above (make docs)" >&2; exit 1; }
 	@echo "== metafiles"
 	@$(RUN) -m pytest tests/test_metafiles.py || { echo "Metafiles, configs and published tables disagree." >&2; exit 1; }
 	@echo "== tests"
 	@$(RUN) -m pytest -n auto --ignore=tests/test_metafiles.py
+
+types: install
+	@$(RUN) -m mypy $(TYPED)
+
+docs: install
+	@$(BUILD_SITE)
+	@echo "$(SITE)/index.html"
 
 environment-key:
 	@$(INSTALL) key
@@ -40,4 +59,5 @@ environment-key:
 clean:
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)' '$(VENV).lock'; fi
 	@rm -rf build dist mmsalmask.egg-info mmsalmask/.mim .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .mypy_cache docs/_build docs/recipes docs/project
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

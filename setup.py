@@ -83,7 +83,7 @@ setup(
     install_requires=requirements(),
     extras_require=EXTRAS,
     packages=find_packages(include=["mmsalmask", "mmsalmask.*"]),
-    package_data={"mmsalmask": ["**/*.txt", "**/*.csv"]},
+    package_data={"mmsalmask": ["py.typed", "**/*.txt", "**/*.csv"]},
     entry_points={"console_scripts": ["mmsalmask = mmsalmask.__main__:main"]},
     include_package_data=False,
     zip_safe=False,

@@ -20,10 +20,30 @@ from recipes import ROOT, metafiles, models, render_metafile, render_readme
 
 from mmsalmask.downstream.tables import PUBLISHED
 
-WRITTEN = ("add_a_fill", "add_a_localizer", "reliability", "scaling", "study")
-DOCS = [ROOT / "docs" / f"{page}.md" for page in WRITTEN]
-FILES = [ROOT / "README.md", *DOCS]
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# In code, the marks are an example.
+CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
+FAMILIES = ("supervised", "moco", "simclr", "mscn", "mixmask", "adios", "others")
+# What a recipe's method is called in the study, in the price list and in the paper.
+CALLED = {
+    "mocov2": ("plain MoCo v2", "plain", "baseline"),
+    "mocov2-mscn": ("MSCN", "MSCN", "MSCN"),
+    "mocov2-salmask-highpass": (
+        "high-pass",
+        "high-pass, weight-free, hard negative",
+        "Saliency (high-pass filtering)",
+    ),
+    "mocov2-salmask-blur": (
+        "blur",
+        "blur, weight-free, hard negative",
+        "Saliency (strong blurring)",
+    ),
+    "mocov2-salmask-mean": ("mean", "mean, weight-free, hard negative", "Saliency (mean filling)"),
+    "mocov2-mixmask": ("MixMask", None, None),
+    "adios-s-mocov2": ("ADIOS-s", "ADIOS-s", "ADIOS"),
+}
 
 
 def result(name: str) -> dict:
@@ -46,14 +66,92 @@ def origin(data: dict) -> str:
     return "\n" + ", ".join(parts) + ".\n"
 
 
-def published() -> str:
-    with open(PUBLISHED / "table1_linear.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["framework"] in ("-", "MoCov2")]
-    table = [
-        [row["method"], row["imagenet100_top1"], row["caltech101_top1"], row["flowers102_top1"]]
-        for row in rows
-    ]
-    return markdown(["method (MoCo v2)", "ImageNet-100", "Caltech-101", "Flowers-102"], table)
+def published_table(name: str) -> list[dict[str, str]]:
+    with open(PUBLISHED / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def published(file: str, columns: dict[str, str]) -> str:
+    """A published table: its columns in the file, and what they are called."""
+    table = [[row[column] for column in columns] for row in published_table(file)]
+    return markdown(list(columns.values()), table, words=2 if "framework" in columns else 1)
+
+
+LINEAR = dict(imagenet100_top1="ImageNet-100", caltech101_top1="Caltech-101")
+LINEAR |= dict(flowers102_top1="Flowers-102")
+DETECTION = dict(voc_ap="VOC AP", voc_ap50="AP50", voc_ap75="AP75", coco_box_ap="COCO box AP")
+DETECTION |= dict(coco_mask_ap="COCO mask AP")
+DEPTH = dict(abs_rel="AbsRel ↓", sq_rel="SqRel ↓", rmse="RMSE ↓", d1="δ < 1.25 ↑")
+LEARNER = dict(framework="learner", method="masks")
+
+
+def recipes(folders: tuple[str, ...]) -> list[dict]:
+    """The entries of the metafiles of these folders of configs."""
+    files = (ROOT / "configs" / folder / "metafile.yml" for folder in folders)
+    return [model for file in files for model in models(file)]
+
+
+def figures() -> str:
+    """Methods on MoCo v2: what they mask, how they did here, what a step costs, the paper's."""
+    study, prices = result("study_small.json")["results"], result("pretrain_cost_cpu.json")
+    paper = {
+        row["method"]: row["imagenet100_top1"]
+        for row in published_table("table1_linear.csv")
+        if row["framework"] == "MoCov2"
+    }
+    told = {model["Name"].partition("_")[0]: model for model in reversed(recipes(FAMILIES))}
+    rows = []
+    for method, (in_study, in_prices, in_paper) in CALLED.items():
+        runs = list(study.get(in_study, {}).values())
+        price = prices["results"].get(in_prices)
+        rows.append(
+            [
+                f"[{method}]({told[method]['Config']})",
+                told[method]["Metadata"]["Masks"],
+                over_seeds(runs, "top1"),
+                over_seeds(runs, "linear_top1"),
+                "–" if price is None else f"{price['ratio']:.2f}",
+                paper.get(in_paper, "–"),
+            ]
+        )
+    header = ["method", "masked; filled with", "kNN top-1 %", "linear top-1 %", "step"]
+    return markdown([*header, "paper: linear %"], rows, words=2)
+
+
+def over_seeds(runs: list[dict], key: str, absent: str = "–") -> str:
+    """Mean over seeds, ± their standard deviation where there are several."""
+    values = [run[key] for run in runs if key in run]
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}" if values else absent
+
+
+def model_zoo() -> str:
+    """The models whose metafile entry has weights, with its results."""
+    rows = []
+    for model in recipes(
+        tuple(path.parent.name for path in sorted(ROOT.glob("configs/*/metafile.yml")))
+    ):
+        if "Weights" not in model:
+            continue
+        told, results = model["Metadata"], model.get("Results") or []
+        tops = {each["Task"]: each["Metrics"].get("Top 1 Accuracy") for each in results}
+        file = ROOT / model["Weights"]
+        size = f"{file.stat().st_size / 1e6:.1f} MB" if file.is_file() else "weights"
+        rows.append(
+            [
+                f"[{model['Name']}]({model['Config']})",
+                told["Masks"],
+                told["Training Data"],
+                str(told["Epochs"]),
+                *(
+                    "–" if tops.get(task) is None else f"{tops[task]:.1f}"
+                    for task in ("kNN Classification", "Linear Evaluation")
+                ),
+                f"[{size}]({model['Weights']})",
+            ]
+        )
+    header = ["model", "masked; filled with", "trained on", "epochs", "kNN top-1 %"]
+    return markdown([*header, "linear top-1 %", "file"], rows, words=3)
 
 
 def masking() -> str:
@@ -70,7 +168,7 @@ def methods() -> str:
     """What a step of each method takes beyond its plain algorithm, as its metafile says."""
     parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
     rows = []
-    for model in (model for metafile in metafiles() for model in models(metafile)):
+    for model in recipes(FAMILIES):
         told = model["Metadata"]
         if "Extra Forwards" in told:
             method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
@@ -110,8 +208,8 @@ def published_cost() -> dict[str, float]:
 
     What it calls ADIOS with 6 slots is in all likelihood ADIOS-s: see configs/adios/README.md.
     """
-    with open(PUBLISHED / "cost.csv", newline="") as file:
-        return {row["price_list"]: float(row["ratio_to_mocov2"]) for row in csv.DictReader(file)}
+    rows = published_table("cost.csv")
+    return {row["price_list"]: float(row["ratio_to_mocov2"]) for row in rows}
 
 
 def paper_ratio(name: str) -> float | None:
@@ -233,11 +331,11 @@ def study_rows(data: dict) -> str:
     """A line per row of benchmarks/study.py: means over seeds, ± their standard deviation."""
     rows = []
     for name, runs in data["results"].items():
-        cells = [str(len(runs))]
-        for key in ("linear_top1", "top1"):
-            values = [run[key] for run in runs.values() if key in run]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}" if values else "failed")
+        every = list(runs.values())
+        cells = [
+            str(len(runs)),
+            *(over_seeds(every, key, "failed") for key in ("linear_top1", "top1")),
+        ]
         difference = data.get("differences", {}).get(name)
         interval = "" if difference is None else "{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
         minutes = mean([run["pretraining_seconds"] / 60 for run in runs.values()] or [0])
@@ -417,7 +515,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "cached saliency": cached_saliency,
     "pipeline": pipeline,
     "price list": price_list,
-    "published": published,
+    "figures": figures,
+    "model zoo": model_zoo,
+    "published linear": lambda: published("table1_linear.csv", LEARNER | LINEAR),
+    "published detection": lambda: published("table2_detection.csv", LEARNER | DETECTION),
+    "published depth": lambda: published("table3_depth.csv", dict(method="encoder") | DEPTH),
     "masking": masking,
     "methods": methods,
     "kills": kills,
@@ -438,16 +540,32 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def render(text: str) -> str:
-    """The text with every marked table rendered anew."""
-    return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
+def render(text: str, up: str = "") -> str:
+    """The text with every marked table rendered anew.
+
+    Args:
+        text: of a page.
+        up: what leads from the page's folder to the root of the repository, where links begin.
+    """
+
+    def table(block: re.Match) -> str:
+        return block[1] + re.sub(r"\]\((?!\w+:)", f"]({up}", TABLES[block[2]]()) + block[3]
+
+    parts = CODE.split(text)
+    parts[::2] = [BLOCK.sub(table, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def rendered(file: Path) -> str:
+    """The text of a page with its tables rendered anew."""
+    return render(file.read_text(), "" if file.parent == ROOT else "../")
 
 
 # Metafiles first: tables are made of them.
 PAGES: dict[Path, Callable[[Path], str]] = {
     **dict.fromkeys(metafiles(), render_metafile),
     **{file.with_name("README.md"): render_readme for file in metafiles()},
-    **{file: lambda path: render(path.read_text()) for file in FILES},
+    **dict.fromkeys(FILES, rendered),
 }
 
 
@@ -456,10 +574,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     for file, as_it_has_to_be in PAGES.items():
-        written, rendered = file.read_text(), as_it_has_to_be(file)
-        if check and rendered != written:
+        text = as_it_has_to_be(file)
+        if check and text != file.read_text():
             sys.exit(f"{file} is not up to date: run python benchmarks/render.py")
-        file.write_text(rendered)
+        file.write_text(text)
 
 
 if __name__ == "__main__":

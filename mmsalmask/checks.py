@@ -61,7 +61,7 @@ def check_device(name: str) -> torch.device:
     """The device, if tensors can be put there.
 
     Raises:
-        InputError: there is none of this name here.
+        InputError: this machine has no such device.
     """
     try:
         return torch.empty(0, device=name).device
@@ -107,7 +107,7 @@ def check_part(name: str, config: Any) -> Any:
     """The config of a part inside of another, which a registry is to build.
 
     Raises:
-        InputError: it is none.
+        InputError: it is anything else.
     """
     if not isinstance(config, dict) or "type" not in config:
         raise InputError(f"{name} must be a dict with a 'type' of its own, got {config!r}")

@@ -121,7 +121,7 @@ def run_all(
     """Run all that is pending, so many jobs at a time, each on the next GPU that is free.
 
     Args:
-        pending: what to run, by a key; started in this order. Each gets the place it shall run at.
+        pending: what to run, by a key; started in this order. Each gets the place at which it runs.
 
     Yields:
         Key and result, or the sentence of its :class:`InputError`, of each job as it ends. Any

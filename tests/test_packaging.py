@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 from PIL import Image
 
 from mmsalmask.__main__ import COMMANDS
@@ -68,7 +69,7 @@ def test_wheel_holds_every_config_tool_and_class_list_and_nothing_else_of_the_ch
     index = {"mmsalmask/.mim/model-index.yml"}
     assert {name for name in names if "/.mim/" in name} == configs | tools | index
     modules = relative_files(ROOT / "mmsalmask")
-    kinds = (".py", ".txt", ".csv")
+    kinds = (".py", ".txt", ".csv", "py.typed")
     wanted = {f"mmsalmask/{file}" for file in modules if file.endswith(kinds)}
     assert wanted <= names
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
@@ -239,6 +240,32 @@ def test_pins_of_the_makefile_lie_in_the_ranges():
     for requirement in listed("requirements.txt")[:2]:
         pin = re.search(rf"^{requirement.name.upper()} \?= (.+)$", makefile, re.MULTILINE)[1]
         assert pin in requirement.specifier
+
+
+def test_hosted_ci_runs_the_oldest_and_the_newest_torch_of_the_ranges_on_every_python():
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]
+    matrix = job["strategy"]["matrix"]
+    assert matrix["python"] == ["3.10", "3.11", "3.12"]
+    for requirement in listed("requirements.txt")[:2]:
+        oldest, newest = (Version(pair[requirement.name]) for pair in matrix["torch"])
+        bounds = {
+            each.operator: Version(each.version)
+            for each in requirement.specifier
+            if each.operator in (">=", "<")
+        }
+        assert oldest == bounds[">="]
+        assert (newest.major, newest.minor + 1) == bounds["<"].release[:2]
+        assert oldest in requirement.specifier
+        assert newest in requirement.specifier
+    commands = [step["run"].split()[:2] for step in job["steps"] if "run" in step]
+    assert commands == [["make", "install"], ["make", "test"]]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    source = (ROOT / "mmsalmask" / "__init__.py").read_text()
+    assert f'__version__ = "{citation["version"]}"' in source
+    assert len(citation["preferred-citation"]["authors"]) == 5
 
 
 def test_tests_run_on_versions_the_ranges_admit():

@@ -42,7 +42,7 @@ def random_boxes(
     number, device = len(sizes), sizes.device
     drawn = torch.rand(4, number, _ATTEMPTS, generator=generator, device=device)
     areas = _between(drawn[0], area) * (height * width)[:, None]
-    aspects = _between(drawn[1], tuple(map(math.log, aspect))).exp()
+    aspects = _between(drawn[1], (math.log(aspect[0]), math.log(aspect[1]))).exp()
     widths, heights = (areas * aspects).sqrt().round(), (areas / aspects).sqrt().round()
     fits = (widths > 0) & (heights > 0) & (widths <= width[:, None]) & (heights <= height[:, None])
     first = fits.int().argmax(1, keepdim=True)

@@ -159,7 +159,7 @@ def _join(parts: list[Draws]) -> Draws:
     )
 
 
-def _change(views: Tensor, rows: Tensor, step: Callable[[Tensor], Tensor]) -> None:
+def _change(views: Tensor, rows: Tensor, step: Callable[..., Tensor]) -> None:
     """Let a step replace the views of these rows, which the CPU holds, and touch no other."""
     if len(rows):
         rows = upload(rows, views.device)
@@ -246,7 +246,7 @@ class DeviceAugmentation:
     @torch.no_grad()
     def __call__(
         self, images: Tensor, index: Tensor, sizes: Tensor, generator: Generator | None = None
-    ) -> tuple[list[Tensor], tuple[Crops, Crops]]:
+    ) -> tuple[list[Tensor], tuple[Crops, ...]]:
         """Make two views of a batch.
 
         Args:

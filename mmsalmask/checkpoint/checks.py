@@ -34,7 +34,7 @@ def _refuse_mismatch(
     whose: str,
     required: Callable[[str], Any] = lambda key: True,
 ) -> None:
-    """Raise unless a state dict has the keys wanted, or of them those required, and no others."""
+    """Raise unless a state dict has all required keys and none beside those wanted."""
     optional = "num_batches_tracked"
     missing = [
         key for key in wanted if key not in state and not key.endswith(optional) and required(key)
@@ -63,11 +63,11 @@ def _refuse_mismatch(
 def check_complete(
     state: Mapping[str, Tensor], backbone: Mapping[str, Any] | None, name: str
 ) -> None:
-    """Raise for a part of a backbone, which would start a net that is random elsewhere.
+    """Raise for an incomplete backbone: a net that starts from it would be partly random.
 
-    It is compared with the net that the checkpoint's config describes; a ResNet without a config,
-    with the shallowest that has all of its blocks. Nets of other kinds without a config are not
-    judged.
+    It is compared with the net that the checkpoint's config describes. A ResNet without a config
+    is compared with the shallowest ResNet that has all of its blocks; other nets without a config
+    are not judged.
 
     Args:
         state: in mmpretrain's names, as :func:`backbone_state` returns it.
@@ -110,7 +110,7 @@ def _resnet_like(state: Mapping[str, Tensor]) -> nn.Module | None:
     found = {int(stage): 1 + max(int(b) for s, b in blocks if s == stage) for stage, _ in blocks}
     widths = [len(state[f"layer{stage}.{found[stage] - 1}.conv1.weight"]) for stage in found]
     doubling = [widths[0] * 2 ** (stage - min(found)) for stage in found] if found else []
-    if not found or widths != doubling:  # a RegNet has a ResNet's names, too
+    if not found or widths != doubling:  # a RegNet also has a ResNet's names
         return None
     bottleneck = any(".conv3." in key for key in state)
     kind = ResNet
@@ -124,12 +124,13 @@ def _resnet_like(state: Mapping[str, Tensor]) -> nn.Module | None:
 
 
 def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], name: str) -> None:
-    """Raise unless a backbone's file and the modules that start from it fit without remainder.
+    """Raise unless a backbone's file fits the modules that start from it exactly.
 
     mmengine's ``init_cfg=dict(type='Pretrained', checkpoint=...)`` takes what fits and leaves the
-    rest at random without a word: for a ResNet-50 given a ResNet-101, or given a whole pretraining
-    checkpoint. Several modules may share a file, as a C4 detector's backbone and its shared head.
-    What a plain ResNet does not have (a norm added at its end, deformable offsets) may be missing.
+    rest random without a word, for example for a ResNet-50 that is given a ResNet-101 or a whole
+    pretraining checkpoint. Several modules may share a file: a C4 detector's backbone and its
+    shared head. What a plain ResNet does not have (a norm at its end, deformable offsets) may be
+    missing.
 
     Modules without a ResNet's names are judged only with files of ``tools/export_backbone.py``.
 
@@ -168,7 +169,7 @@ def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], nam
 
 
 def _within_more(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a backbone can be found in a checkpoint, but not under the names that nets have."""
+    """Whether a checkpoint holds a backbone, but under names that no net has."""
     try:
         return bool(find_backbone(checkpoint).prefix)
     except InputError:

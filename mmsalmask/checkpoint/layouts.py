@@ -22,7 +22,7 @@ _CHILDREN = {"0": "conv1", "1": "bn1", **{str(i + 3): f"layer{i}" for i in range
 
 
 class Layout(NamedTuple):
-    """Whose names they are, the backbone's prefix, and of what some must lie beside it."""
+    """One project's layout: its name, the backbone's prefix, and what has to lie beside it."""
 
     whose: str
     prefix: str
@@ -132,7 +132,7 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def _unwrap(weights: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """A state dict without what wrappers put before every name, and that."""
+    """A state dict without the prefix that wrappers put before every name, and that prefix."""
     state = {name: value for name, value in weights.items() if isinstance(name, str)}
     removed = ""
     while state and (wrapper := _WRAPPERS.match(next(iter(state)))):

@@ -32,7 +32,7 @@ _LEGACY_HEAD = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)[:-1]
 def load_checkpoint(
     path: str | Path, map_location: str | torch.device = "cpu", lazy: bool = False
 ) -> dict[str, Any]:
-    """Load a checkpoint of anybody's without running code from it.
+    """Load anybody's checkpoint without running code from it.
 
     Reads what mmengine's Runner, ``torch.save`` (zip and older format) and safetensors write. From
     a safetensors file comes ``dict(state_dict=..., meta=<its metadata>)``. mmengine's training
@@ -41,8 +41,8 @@ def load_checkpoint(
     Args:
         path: a file, an ``http(s)://`` address or ``torchvision://<model>``.
         map_location: device of the tensors.
-        lazy: leave the tensors of torch.save's zip format in the file, of which the system reads
-            what is used: for a look at names, shapes and plain values.
+        lazy: map the tensors of torch.save's zip format instead of reading them, for a look at
+            names, shapes and plain values.
 
     Raises:
         InputError: for a missing, damaged or foreign file, one that names code, one that holds no
@@ -115,7 +115,7 @@ def local_file(path: str | Path) -> Path:
 
 
 def _holding(folder: Path, wanted: str = "") -> str:
-    """A clause that names the checkpoints of a folder, those named most alike first."""
+    """A clause that names the checkpoints of a folder, the most similar names first."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in _SUFFIXES)
     near = difflib.get_close_matches(wanted, names, n=3) or names
     return (
@@ -204,13 +204,13 @@ def _load_pickle(file: Path, map_location: str | torch.device, lazy: bool) -> An
 
 
 def _ends_in_pickle(file: Path) -> bool:
-    """Whether a file of torch.save's older format is cut off before its tensors, as in a name."""
+    """Whether a file of torch.save's older format is cut off before its tensors."""
     with file.open("rb") as stream:
         if stream.read(len(_LEGACY_HEAD)) != _LEGACY_HEAD:
             return False
         stream.seek(0)
         try:
-            # Magic number, version, system and content: read as a some_names, nothing is built.
+            # Magic number, version, system and content are read as opcodes; nothing is built.
             for _ in range(4):
                 for _ in pickletools.genops(stream):
                     pass
@@ -238,8 +238,8 @@ def meta_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
 # --------------------------------------------------------------------------------------------------
 
 
-# The classes and functions below stand in for those that a file names. The true ones are no safe
-# gifts: ``getattr`` reaches any object from any other, ``numpy.ndarray`` makes objects of raw
+# The classes and functions below stand in for those that a file names. The true ones are not safe
+# to hand out: ``getattr`` reaches any object from any other, ``numpy.ndarray`` makes objects of raw
 # bytes, and ``__setstate__`` of a dtype or a HistoryBuffer changes what the whole process uses.
 
 
@@ -255,7 +255,7 @@ class _History(_Attributes):
 
 
 class _Arguments(_Attributes):
-    """For ``argparse.Namespace``, which many keep their command line's options in."""
+    """For ``argparse.Namespace``, in which many projects keep the options of their command line."""
 
 
 class _DType:

@@ -20,9 +20,9 @@ def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
 
     ``mmsalmask_version``; ``source`` and ``source_sha256`` of the file; ``model``, ``backbone``,
     ``depth`` and ``style`` from the config in the checkpoint (read, not executed), ``epoch`` and
-    ``iter``; ``high_pass``: "true" if the encoder saw high-pass filtered images, which it must then
-    see downstream too, "false" if not. What cannot be known is "unknown"; what an exported file
-    said about itself is passed on.
+    ``iter``; ``high_pass``: "true" if the encoder saw high-pass filtered images and so needs them
+    downstream, "false" if not. What cannot be known is "unknown"; what an exported file says about
+    itself is passed on.
     """
     meta = meta_of(checkpoint)
     model = config_of(checkpoint).get("model")
@@ -101,15 +101,15 @@ def warn_if_filter_differs(
 ) -> None:
     """Warn loudly where images lack the high-pass filter that a backbone learned with, or have one.
 
-    Such a backbone still computes something, and its figures are merely far too low. Every way to
-    use a backbone comes by here: ``tools/train.py`` and ``tools/test.py`` look at all files that
-    the config's model starts from, whatever the library, ``tools/knn.py`` and ``tools/linear.py``
-    at theirs. A checkpoint that does not say how it was pretrained warns of nothing.
+    Such a backbone still computes something, but its figures are far too low. Every way to use a
+    backbone checks this: ``tools/train.py`` and ``tools/test.py`` for all files that the config's
+    model starts from, whatever the library, ``tools/knn.py`` and ``tools/linear.py`` for theirs.
+    A checkpoint that does not say how it was pretrained leads to no warning.
 
     Args:
         checkpoint: as :func:`load_checkpoint` reads it, a run's or an exported backbone.
         name: of the checkpoint, for the message.
-        filtered: whether images are high-pass filtered, by what the message shall call them, for
+        filtered: whether images are high-pass filtered, by their name in the message, for
             example ``{"train_dataloader": True, "test_dataloader": False}``.
     """
     expected = saw_high_pass(checkpoint)
@@ -129,7 +129,7 @@ def warn_if_filter_differs(
 
 
 def config_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in a run's checkpoint; empty if there is none that can be read."""
+    """The config in a run's checkpoint; empty if it has none or it cannot be read."""
     text = meta_of(checkpoint).get("cfg")
     return read_config(text) if isinstance(text, str) else {}
 

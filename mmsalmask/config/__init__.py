@@ -2,7 +2,7 @@
 
 mmengine adds an unknown key of ``--cfg-options`` silently, and a misspelt key of a config file
 surfaces minutes later, as a TypeError from inside a class, or never. Here both are found before
-anything is built, and named beside the nearest thing that exists:
+anything is built, and named, with the nearest thing that exists:
 
 - :func:`load_config` reads a file and merges the options of the command line;
 - :func:`check_config` compares every key and every ``type`` with what will receive it.

@@ -1,4 +1,4 @@
-"""Whether whoever receives a part of a config takes every key that stands in it."""
+"""Check that every part of a config is taken by the class or function that receives it."""
 
 import inspect
 from collections.abc import Callable
@@ -96,10 +96,9 @@ def check_config(cfg: Config) -> None:
     registry that will look it up, base classes included where ``**kwargs`` are handed on to them;
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
-    misspelling of one that is absent. Of values, those that mmengine and torch would take as they
-    are are checked (:mod:`mmsalmask.config.values`), that a momentum is one, that hard negatives
-    and mixed queries have an algorithm that takes them, settings of hard negatives some to act on,
-    and that training lasts until each part of a schedule begins.
+    misspelling of one that is absent. Values that mmengine and torch would not check are checked
+    here (:mod:`mmsalmask.config.values`). An algorithm has to take the hard negatives and mixed
+    queries that the masker makes, and training has to last until each part of a schedule begins.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name or value.
@@ -121,9 +120,9 @@ def check_config(cfg: Config) -> None:
 
 
 def _check_schedule(cfg: Config) -> None:
-    """Refuse a training that ends before a part of its schedule, say all after a warm-up, begins.
+    """Refuse a training that ends before a part of its schedule begins.
 
-    Such a part ends with the training unless it says when.
+    A part without an end of its own ends with the training.
     """
     schedulers, epochs = cfg.get("param_scheduler"), (cfg.get("train_cfg") or {}).get("max_epochs")
     if not isinstance(schedulers, list) or not is_integer(epochs, 1):
@@ -141,7 +140,7 @@ def _check_schedule(cfg: Config) -> None:
 
 
 def _check_masker(cfg: Config) -> None:
-    """Refuse hard negatives or mixed queries that nobody takes, and settings of none."""
+    """Refuse hard negatives and mixed queries that the algorithm ignores, and idle settings."""
     model = cfg.model
     path = "model.data_preprocessor" if model.get("data_preprocessor") else "data_preprocessor"
     masker = (model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}).get("masker")
@@ -177,7 +176,7 @@ def _check_masker(cfg: Config) -> None:
 
 
 def _made(masker: dict | None) -> int:
-    """How many hard negatives per image a masker makes that is built from this config."""
+    """The number of hard negatives per image that a masker of this config makes."""
     if masker is None:
         return 0
     usual = inspect.signature(MODELS.get(masker["type"])).parameters.get("hard_negatives")
@@ -185,7 +184,7 @@ def _made(masker: dict | None) -> int:
 
 
 def _mixes(masker: dict | None) -> bool:
-    """Whether a masker that is built from this config fills a view from another image."""
+    """Whether a masker of this config fills views from other images."""
     strategy = (masker or {}).get("strategy")
     known = isinstance(strategy, dict) and "type" in strategy
     return known and getattr(MODELS.get(strategy["type"]), "mixes", False)
@@ -218,7 +217,7 @@ def _check_spot(spot: Spot) -> None:
 
 
 def _check_hook_names(spot: Spot) -> None:
-    """A misspelt name would not replace mmengine's own hook but stand beside it."""
+    """Refuse a misspelt name, which would add a hook instead of replacing mmengine's own."""
     for name in spot.value:
         absent = {k: f"default_hooks.{k}" for k in _DEFAULT_HOOKS if k not in spot.value}
         near = nearest(name, absent, cutoff=0.85)
@@ -230,7 +229,7 @@ def _check_hook_names(spot: Spot) -> None:
 
 
 def accepted_by(spot: Spot) -> list[Parameters]:
-    """Return who may receive this dict; an empty list for a free dict that nobody is known to."""
+    """Return what may receive this dict; an empty list if nothing is known to."""
     name = spot.value.get("type")
     if spot.path and spot.path[-1] in _UNREGISTERED:
         return _accepted_unregistered(spot)

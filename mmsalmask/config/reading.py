@@ -46,10 +46,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
             number in a path counts into a list (``train_pipeline.0.scale``).
 
     mmengine evaluates a file's variables before it merges options, so an override of a top-level
-    variable such as ``base_lr`` or ``train_pipeline`` would change nothing at all. It is refused
-    where its value is found in what mmengine reads. ``data_root`` alone is carried to every entry
-    that held the old value or a path below it (an option that names such an entry itself wins): a
-    number equals unrelated entries by chance, a dataset's path does not.
+    variable such as ``base_lr`` or ``train_pipeline`` would change nothing. It is refused if its
+    value is found among what mmengine reads. ``data_root`` is the exception: it is carried to
+    every entry that held the old value or a path below it, unless an option names that entry. A
+    dataset's path, unlike a number, does not equal unrelated entries by chance.
 
     Raises:
         InputError: The file is missing or cannot be read as a config; an option names a key that
@@ -109,7 +109,7 @@ def _read(path: str) -> Config:
 
 
 def _files_being_read(error: BaseException) -> list[str]:
-    """Return the chain of config files mmengine was reading, which its errors do not tell."""
+    """Return the chain of config files that mmengine was reading; its errors do not name them."""
     files = []
     trace = error.__traceback__
     while trace is not None:
@@ -125,7 +125,7 @@ def _missing_file(file: Path) -> str:
 
 
 def _nearest_files(file: Path) -> list[str]:
-    """Return up to three config files with the nearest names, its own folder's before others."""
+    """Return up to three config files with the nearest names, those of the same folder first."""
     folder = file if file.is_dir() else file.parent
     near = nearest(file.name, {p.name: _spelled(p) for p in sorted(folder.glob("*.py"))}, count=3)
     for configs in (Path("configs"), CONFIGS):
@@ -233,7 +233,7 @@ def _check_effect(cfg: Config, key: str) -> None:
 
 
 def _places(cfg: Config, value: Any) -> list[str]:
-    """Where in what mmengine reads this value stands; nowhere for values that say too little.
+    """The places of this value among what mmengine reads; none for values too common to tell.
 
     A dict also stands where it was added to, as a masker without its localizer.
     """

@@ -1,4 +1,4 @@
-"""What a ``type`` of a config names, in the libraries that will look it up."""
+"""Find what a ``type`` of a config names in the libraries that will look it up."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _LIBRARIES = ("mmsalmask", "mmpretrain", "mmdet", "mmseg", "mmengine")
 
 
 def resolve(spot: Spot, name: str) -> list[Callable]:
-    """Return what ``name`` may mean here: one part, or several where the registry is not known."""
+    """Return what ``name`` may mean here: one part, or several if the registry is not known."""
     prefix, _, bare = name.rpartition(".")
     if prefix and prefix not in _LIBRARIES and not _registered_scope(prefix):
         try:
@@ -102,7 +102,7 @@ def _unknown(spot: Spot, name: str) -> None:
 
 
 def _display_names(root: Registry, name: str, scopes: tuple[str, ...]) -> dict[str, str]:
-    """Map the names to compare with → as they are to be written here, most likely ones first."""
+    """Map each name to compare with to how it is written here, the most likely ones first."""
     wanted = name.rpartition(".")[0]
     order = dict.fromkeys((*([wanted] if wanted else []), *scopes, "mmengine", *_LIBRARIES))
     pool: dict[str, str] = {}

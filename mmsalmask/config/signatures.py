@@ -1,4 +1,4 @@
-"""Which keywords a class or a function takes."""
+"""Find which keywords a class or a function takes."""
 
 import ast
 import functools
@@ -27,8 +27,8 @@ class Parameters(NamedTuple):
 def parameters_of(part: Callable) -> Parameters:
     """Read off a class or function which keywords it takes.
 
-    The ``**kwargs`` of an ``__init__`` are followed to its base classes when it hands them on, and
-    to the names it takes out of them; where they go anywhere else, every name is accepted.
+    The ``**kwargs`` of an ``__init__`` are followed to its base classes if it passes them on, and
+    to the names that it takes out of them. If they go anywhere else, every name is accepted.
     """
     owner = getattr(part, "__name__", type(part).__name__)
     if not inspect.isclass(part) or part.__init__ is object.__init__:

@@ -1,7 +1,7 @@
-"""Whether the values that mmengine and torch take as they are can work at all.
+"""Check the values that mmengine and torch take without a check.
 
-Parts of this project check their own settings when they are built; these would end in a traceback
-from inside of a library, or in a run that learns nothing.
+Parts of this project check their own settings when they are built. These values would end in a
+traceback from inside a library, or in a run that learns nothing.
 """
 
 import logging
@@ -71,7 +71,7 @@ def _check_step_size(name: str, value: Any) -> None:
 
 
 def _check_depth(spot: Spot) -> None:
-    """Backbones of the family list the depths that they come in as ``arch_settings``."""
+    """Refuse a depth that the backbone does not list among its ``arch_settings``."""
     name = spot.value.get("type")
     if "depth" not in spot.value or not isinstance(name, str):
         return

@@ -1,4 +1,4 @@
-"""What a misspelt name was meant to be, in the words of an error."""
+"""Suggest what a misspelt name was meant to be."""
 
 import difflib
 

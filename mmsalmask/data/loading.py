@@ -206,7 +206,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Fill ``img`` from ``img_path`` by :func:`read_image`, which see for what is read and how.
+    """Fill ``img`` from ``img_path`` by :func:`read_image`; see there for what is read.
 
     Added keys: ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``, both (H, W).
 

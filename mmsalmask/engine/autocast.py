@@ -31,14 +31,14 @@ class BFloat16OptimWrapper(OptimWrapper):
 class Float16OptimWrapper(AmpOptimWrapper):
     """mmengine's ``AmpOptimWrapper`` in float16, with its loss scaling, on any device.
 
-    Most CPUs only imitate float16: there it shows what a GPU would do, and takes its time.
+    Most CPUs only imitate float16, slowly: there it shows what a GPU would do.
 
     Args:
         loss_scale: ``"dynamic"``, a fixed scale, or arguments of ``torch.amp.GradScaler``.
         **options: as of ``OptimWrapper``.
 
     Raises:
-        InputError: for a ``loss_scale`` that is none of these, and for a fused SGD with dampening.
+        InputError: for any other ``loss_scale``, and for a fused SGD with dampening.
     """
 
     def __init__(self, loss_scale: str | float | dict = "dynamic", **options) -> None:
@@ -70,9 +70,9 @@ class Float16OptimWrapper(AmpOptimWrapper):
 def _start_momentum(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Give a fused SGD the momentum of zero that it started from.
 
-    For its first step torch takes memory as it comes, to be written by that step. If the loss
-    scaling skips the step, as it does until the scale has come down, what happened to lie there
-    stays as the momentum. Starting from zero is the same, dampening apart.
+    torch allocates its momentum without clearing it, for the first step to write. If the loss
+    scaling skips that step, as it does until the scale has come down, whatever lay in memory stays
+    as the momentum. Starting from zero is equivalent, apart from dampening.
     """
     if not isinstance(optimizer, torch.optim.SGD) or not hasattr(optimizer, "found_inf"):
         return

@@ -1,4 +1,4 @@
-"""What a training tells the terminal: what it is, how it goes on, and what comes next.
+"""What a training shows on the terminal: what it is, how it goes, and what to do next.
 
 Environment, config, hooks and all fields of the log go to the log file (and TensorBoard) alone.
 """
@@ -204,7 +204,7 @@ class ProgressHook(Hook):
 
 
 def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
-    """What a user does with a trained model: tests it where the config says how, or takes it along.
+    """The next commands for a trained model: test it if the config says how, or export it.
 
     The commands read the config that mmengine has written to the work directory, which has all
     overrides.
@@ -222,7 +222,7 @@ def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
 
 
 def _command(words: list[str]) -> str:
-    """A command as a shell takes it, over several lines if it is long."""
+    """A command as typed in a shell, over several lines if it is long."""
     lines = [" "]
     for word in map(shlex.quote, words):
         if len(lines[-1]) + len(word) + 3 > COLUMNS and lines[-1].strip():

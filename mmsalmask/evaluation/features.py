@@ -48,7 +48,7 @@ def cut_centre(image: Image.Image, size: int) -> Tensor:
 
 
 class CentreCrops:
-    """A transform of :class:`ImageFolder` that ends it: uint8 RGB crop (3, S, S) and class.
+    """The last transform of an :class:`ImageFolder`: a uint8 RGB crop (3, S, S) and its class.
 
     The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out. With
     ``channels`` the image is read with all of its depth, as ``mmsalmask.LoadBands`` does, and the
@@ -197,7 +197,7 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
 
 
 def count_shared(train: ImageFolder, test: ImageFolder) -> int:
-    """How many test images are files of the training images, whatever links lead there."""
+    """Count the test images that are also training images, links resolved."""
     known = set(_files(train))
     return sum(file in known for file in _files(test))
 

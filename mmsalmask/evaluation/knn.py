@@ -74,7 +74,7 @@ def knn_classify_each(
     predicted = []
     for part in F.normalize(queries, dim=1).split(chunk):
         similarity, neighbours = (part @ bank.T).topk(max(ks), dim=1)
-        # Taking the nearest neighbour's similarity away scales a query's votes alike and keeps exp
+        # Subtracting the nearest neighbour's similarity scales all votes of a query and keeps exp
         # finite at any temperature.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         labels = bank_labels[neighbours]
@@ -148,8 +148,8 @@ class KNNMetric(BaseMetric):
         collect_device, prefix: As in mmengine.
 
     Raises:
-        InputError: For settings that are none; on evaluation, for what :func:`knn_classify_each`
-            refuses, and no queries.
+        InputError: For invalid settings; on evaluation, if there are no queries, and whenever
+            :func:`knn_classify_each` raises it.
     """
 
     default_prefix = ""  # the names say it
@@ -189,8 +189,8 @@ class KNNMetric(BaseMetric):
         """The figures.
 
         Args:
-            size: Number of images over all processes. Those that a sampler repeated at the end, so
-                that all processes got as many, do not count.
+            size: Number of images over all processes, without those that a sampler repeated to
+                give all processes the same number.
         """
         if not self.results:
             raise InputError(f"kNN over {get_world_size()} processes needs an image for each.")

@@ -56,7 +56,7 @@ class SaliencyMasker(nn.Module):
             cover of a hard negative's background.
 
     Raises:
-        InputError: for a strategy that is none, ratios outside [0, 1] or reversed, an offset that
+        InputError: for what is not a strategy, ratios outside [0, 1] or reversed, an offset that
             no patch could reach, an unknown choice, a choice that needs a localizer where there is
             none, or a cache that is coarser than the grid.
     """
@@ -144,7 +144,7 @@ class SaliencyMasker(nn.Module):
         query: Tensor,
         key: Tensor,
         generator: Generator | None = None,
-        crops: tuple[Crops, Crops] | None = None,
+        crops: tuple[Crops, ...] | None = None,
         both_directions: bool = False,
     ) -> MaskedViews:
         """Mask a batch of normalised view pairs.
@@ -176,9 +176,9 @@ class SaliencyMasker(nn.Module):
 
     def _mask_pairs(
         self,
-        seen: tuple[Tensor, Tensor],
-        saliency: tuple[Tensor | None, Tensor | None],
-        where: tuple[Tensor | None, Tensor | None],
+        seen: tuple[Tensor, ...],
+        saliency: tuple[Tensor | None, ...],
+        where: tuple[Tensor | None, ...],
         generator: Generator | None,
     ) -> MaskedViews:
         """Mask pairs of what the encoder sees, given saliency and foreground of each view."""
@@ -191,14 +191,14 @@ class SaliencyMasker(nn.Module):
         masked_k, mask_k = (
             (seen[1], None) if self.masked_views == "query" else done[len(wanted) - 1]
         )
-        hard = done[len(wanted) :]
+        hardened = done[len(wanted) :]
         return MaskedViews(
             query=masked_q,
             key=masked_k,
-            hard_negatives=[view for view, _ in hard],
+            hard_negatives=[view for view, _ in hardened],
             query_mask=mask_q,
             key_mask=mask_k,
-            hard_negative_masks=[mask for _, mask in hard],
+            hard_negative_masks=[mask for _, mask in hardened],
             query_saliency=saliency[0],
             key_saliency=saliency[1],
             query_foreground=where[0],
@@ -229,7 +229,7 @@ class SaliencyMasker(nn.Module):
         """
         return self._hide([View("hard_negative", seen, where)], generator)[0]
 
-    def _locate(self, pair: Tensor, crops: tuple[Crops, Crops] | None) -> tuple:
+    def _locate(self, pair: Tensor, crops: tuple[Crops, ...] | None) -> tuple:
         """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
             return (None, None), (None, None)
@@ -251,7 +251,7 @@ class SaliencyMasker(nn.Module):
     def _draw_masks(self, views: list[View], generator: Generator | None) -> Tensor:
         """Masks of all the views, one after the other, bool (V·N, 1 or 3, H, W)."""
         strategy, device = self.strategy, views[0].seen.device
-        number, *_, height, width = views[0].seen.shape
+        number, _, height, width = views[0].seen.shape
         # Of each image: the share, whether channels differ, whether it is focal, where its window.
         drawn = torch.rand(len(views), number, 5, generator=generator, device=device)
         ranges = {"query": self.query_ratio, "hard_negative": self.hard_negative_ratio}
@@ -315,4 +315,4 @@ def _check_range(name: str, ratio: tuple[float, float]) -> tuple[float, float]:
         raise InputError(
             f"{name} must be a range (low, high) with 0 <= low <= high <= 1, got {ratio!r}"
         )
-    return tuple(ratio)
+    return ratio[0], ratio[1]

@@ -238,12 +238,12 @@ def place_windows(
         [pixels - length + 1 for pixels, length in zip(size, pair, strict=True)] for pair in lengths
     ]
     # Twice the distances of pixels from the middle of a window that starts at 0.
-    away = [
+    distances = [
         [[2 * pixel + 1 - length for pixel in range(max(size))] for length in pair]
         for pair in lengths
     ]
     start = (places * constant(spread, places.device)[:, None]).floor_()[..., None]
-    away = constant(away, places.device)[:, None].sub(start, alpha=2)
+    away = constant(distances, places.device)[:, None].sub(start, alpha=2)
     inside = away.abs_() < constant(lengths, places.device)[:, None, :, None]
     rows, columns = inside.flatten(0, 1).unbind(1)
     return rows[:, : size[0]], columns[:, : size[1]]

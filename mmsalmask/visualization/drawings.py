@@ -42,7 +42,9 @@ def draw_precision_recall(evaluations: dict[str, COCOeval], picture: Path) -> No
             area = f"{100 * precision.mean():.2f}" if len(precision) else "no objects"
             shown = dict(label=f"{name}: {area}", ls=style, lw=1.8)
             axis.plot(recall[: len(precision)], precision, **shown)
-        axis.set(title=title, xlabel="recall", xlim=(0, 1), ylim=(-0.03, 1.03))  # 0 is seen, too
+        axis.set(
+            title=title, xlabel="recall", xlim=(0, 1), ylim=(-0.03, 1.03)
+        )  # a curve at 0 stays visible
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper right", title="AP, %", title_fontsize=8)
     axes[0].set_ylabel("precision")
@@ -66,13 +68,13 @@ def precision_recall(evaluation: COCOeval) -> dict[str, np.ndarray]:
 def draw_detections(
     evaluation: COCOeval, images: Path, picture: Path, kind: str = "bbox", count: int = 4
 ) -> None:
-    """True objects of some images above as many of the detections, those with the best scores.
+    """True objects of some images, above as many detections with the best scores.
 
     Args:
         evaluation: holds truth and detections, with masks if ``kind`` is ``"segm"``.
-        images: the folder that the truth's file names are relative to.
+        images: folder of the images, to which the file names of the truth are relative.
         picture: the PNG to write.
-        kind: draw ``"bbox"`` alone, or masks of ``"segm"``, too.
+        kind: ``"bbox"`` draws boxes, ``"segm"`` also masks.
         count: images, the first that have one to six objects; those with tiny ones come last.
     """
     truth, found = evaluation.cocoGt, evaluation.cocoDt

@@ -1,4 +1,4 @@
-"""Features of some images of some classes, laid out in the plane."""
+"""Features of images, laid out in the plane."""
 
 import numpy as np
 import torch
@@ -60,8 +60,8 @@ def embed(
         folder: with a subfolder per class.
         size: of the crops in pixels.
         seed: of the layout.
-        classes: the largest, so many.
-        images: of each class at the most.
+        classes: how many of the largest classes.
+        images: at most so many of each class.
 
     Returns:
         ``points`` (N lists of two), ``labels`` (N) and ``classes``, the names that labels index.

@@ -19,13 +19,13 @@ from mmsalmask.masking import MaskedViews, SaliencyMasker, to_pixels
 
 # High-pass views are faint around zero; shown on grey, with their contrast raised.
 _HIGH_PASS_CONTRAST = 2.0
-# Background is laid under the purple of low saliency, which few photos have, dark ones included.
+# The background is covered with a purple that few photos have, dark ones included.
 _PURPLE = (0.32, 0.07, 0.42)
 _COVERED = "purple covers the background"
 # Inches: width of a cell, space between cells, space between query and key, a line of text.
 _CELL, _SPACE, _GAP, _LINE = 1.35, 0.05, 0.2, 0.15
 _LETTERS_PER_INCH = 19
-# Lines between more patches than this would hide what they are to divide.
+# Lines between more patches than this would hide the picture.
 _LINES_UP_TO = 16
 
 
@@ -61,7 +61,7 @@ def draw_gallery(
         masked: what the masker made of them. Saliency may have any resolution.
         preprocessor: gives mean, std and order of the channels, and the masker.
         path: of the PNG; folders are made.
-        images: rows at the most.
+        images: the most rows.
     """
     rows = min(images, len(query))
     groups = _columns(query, key, masked, preprocessor, rows)
@@ -213,7 +213,7 @@ def to_heat(saliency: Tensor) -> np.ndarray:
 
 
 def cover_background(photos: np.ndarray, where: Tensor) -> np.ndarray:
-    """Cover what is no foreground with purple. ``where`` is bool (N, gh, gw)."""
+    """Cover the background with purple. ``where`` is bool (N, gh, gw)."""
     pixels = to_pixels(where[:, None], photos.shape[1:3])[:, 0].cpu().numpy()
     return np.where(pixels[..., None], photos, _over(photos))
 

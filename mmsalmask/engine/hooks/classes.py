@@ -1,4 +1,4 @@
-"""Whether a model's classes are those of its data."""
+"""Check that a model's classes are those of its data."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ from mmsalmask.registry import HOOKS
 class ClassCheckHook(Hook):
     """Stop before the first batch where a head has another number of classes than the data.
 
-    A label that a head has no place for ends training in an index error, on a GPU in a failed
-    kernel; classes that an annotation file calls otherwise are left out without a word.
+    A label beyond the head's classes would end training with an index error, on a GPU with a failed
+    kernel; classes with other names in an annotation file would be left out without a word.
 
     Raises:
         InputError: a head's ``num_classes`` is not the number of the dataset's classes, or the

@@ -1,4 +1,4 @@
-"""Proof that what is frozen stayed frozen."""
+"""Check that frozen modules stayed frozen."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ from mmsalmask.registry import HOOKS
 class FrozenCheckHook(Hook):
     """Stop unless the weights and the BatchNorm statistics of frozen modules are what they were.
 
-    They are compared with those before training, bit for bit, after each epoch and at the end: a
-    linear evaluation in which the backbone adapted is none, and nothing in its figures would tell.
+    They are compared bit for bit with those before training, after each epoch and at the end. A
+    linear evaluation is invalid if the backbone adapted, and nothing in its figures would tell.
 
     Args:
         modules: dotted names of the frozen modules within the model.

@@ -28,14 +28,14 @@ _LEAST_SCALE = 2.0**-14
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Let no NaN and no infinity into the weights; report where they came from; stop if they last.
+    """Keep NaN and infinity out of the weights, report where they came from, and stop if they last.
 
-    Before each step of an optimizer its gradients are looked at on their device. If any is not
-    finite all are set to zero: the optimizer then only goes on by its momentum and weight decay.
+    Gradients are checked on their device before each step of an optimizer. If any is not finite,
+    all are set to zero, and the optimizer moves by its momentum and weight decay alone.
     Nothing waits for the device. Every ``interval`` iterations the marks made there are read, and
     each marked iteration is described in ``work_dir/nonfinite/iter_<n>_rank_<r>.json``: its files,
-    loss, largest gradient, learning rate and loss scale. Under fp16 the loss scaling skips steps of
-    its own accord, which are none of these, unless it ends up with a scale near zero.
+    loss, largest gradient, learning rate and loss scale. Steps that float16's loss scaling skips do
+    not count, unless the scale falls towards zero.
 
     Args:
         limit: how many such iterations of a run are tolerated.
@@ -165,7 +165,7 @@ def _file_names(batch: Any) -> Iterable[str]:
 
 @HOOKS.register_module()
 class CollapseHook(_MaskerHook):
-    """Watch what a loss does not tell, at log lines only, and warn.
+    """Log signs of collapse that a loss does not show, and warn of them.
 
     It adds to the log: ``embedding_spread``, the standard deviation of the neck's ℓ2-normalised
     embeddings over a batch, times √dimensions, which is near 1 for embeddings all over the sphere
@@ -258,7 +258,7 @@ def spread(embeddings: Tensor) -> Tensor:
 def share_of_twins(rows: Tensor) -> Tensor:
     """The share of (N, D) rows that are equal to another one; a scalar.
 
-    Told by a projection: rows that are equal have equal ones, and others next to never.
+    Rows are compared by one random projection: equal rows have equal ones, others almost never.
     """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(rows.shape[1], generator=generator).to(rows)

@@ -26,9 +26,9 @@ from mmsalmask.registry import DATASETS, HOOKS, METRICS
 class KNNHook(Hook):
     """Log the kNN accuracy of the backbone every few epochs and after the last one.
 
-    Labels are used here alone. Training goes on as if nothing had happened: the backbone is back in
-    its mode, its BatchNorm statistics are untouched and no random number was drawn from the streams
-    that training draws from. Features are taken of centre crops, seen as the encoder sees its
+    Labels are used here alone. Training is not affected: the backbone returns to its mode, its
+    BatchNorm statistics stay as they are, and no random number is drawn from the streams that
+    training draws from. Features are taken of centre crops, seen as the encoder sees its
     views, by all processes together.
 
     The figures of :class:`~mmsalmask.evaluation.KNNMetric` go to the terminal and, over epochs, to
@@ -44,7 +44,7 @@ class KNNHook(Hook):
         batch_size, num_workers: of each process.
 
     Raises:
-        InputError: for settings that are none; before training, for a model without backbone and
+        InputError: for invalid settings; before training, for a model without backbone and
             for datasets that cannot be read, have other classes than each other, or fewer images
             than neighbours.
     """

@@ -48,7 +48,7 @@ class SeededDataset(Dataset):
 
 
 def unseeded(dataset: Dataset) -> Dataset:
-    """The dataset that a :class:`SeededDataset` draws from, or one that is none, as it is."""
+    """The dataset inside a :class:`SeededDataset`; any other dataset as it is."""
     return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
 
 

@@ -101,7 +101,7 @@ class EpochLoop(_Loop, EpochBasedTrainLoop):
         return self._epoch, len(self.dataloader), self.batches
 
     def trained(self) -> tuple[float, int]:
-        """How many epochs are trained, and how many shall be."""
+        """How many epochs are trained, and how many are planned."""
         epochs, length, iterations = self.progress()
         return epochs + min(1, iterations / length), self._max_epochs
 
@@ -151,7 +151,7 @@ class IterLoop(_Loop, IterBasedTrainLoop):
         return 0, 0, self._iter
 
     def trained(self) -> tuple[int, int]:
-        """How many iterations are trained, and how many shall be."""
+        """How many iterations are trained, and how many are planned."""
         return self._iter, self._max_iters
 
     def count_on(self) -> None:

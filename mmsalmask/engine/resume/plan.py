@@ -1,6 +1,6 @@
-"""What a resumed run learns by: its optimizers' settings, their schedules, its config.
+"""The optimizers' settings, schedules and config by which a resumed run goes on.
 
-mmengine takes the first two from the checkpoint, whatever the config says by now.
+mmengine takes settings and schedules from the checkpoint, whatever the config says now.
 """
 
 import copy
@@ -141,7 +141,7 @@ def _without(found: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What two configs do not have in common of what is learned, and how.
+    """List the differences of two configs that change what is learned, or how.
 
     Args:
         before, now: plain dicts.

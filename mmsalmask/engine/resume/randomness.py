@@ -36,7 +36,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random_state() -> Iterator[dict[str, Any]]:
-    """What is drawn in here, training does not notice. Gives the state that it will go on with."""
+    """Restore the random state at the end of the block; yields the state that training keeps."""
     state = random_state()
     try:
         yield state

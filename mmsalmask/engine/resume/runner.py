@@ -37,7 +37,7 @@ _LOOPS = {
 
 
 class ExactRunner(Runner):
-    """mmengine's ``Runner``; a run that was killed and resumed gives what it would have given.
+    """mmengine's ``Runner``; a killed and resumed run ends as if it had not been interrupted.
 
     - Its loops begin anywhere in an epoch, and its samples depend on their place in the run alone
       (:mod:`mmsalmask.engine.resume.draws`).
@@ -120,7 +120,7 @@ class ExactRunner(Runner):
     def _init_model_weights(self) -> None:
         if not self.cfg.get("fast_step"):
             return super()._init_model_weights()
-        # Random numbers fill a tensor in the order of its memory: a seed shall give the same
+        # Random numbers fill a tensor in the order of its memory: a seed has to give the same
         # weights either way.
         self.model.to(memory_format=torch.contiguous_format)
         super()._init_model_weights()
@@ -226,12 +226,12 @@ class ExactRunner(Runner):
     def resume(self, filename: str, *args: Any, **options: Any) -> None:
         """Take up a run where a checkpoint of it was written.
 
-        What the config says of the learning rate, the schedule and the length of the run holds,
-        whatever the checkpoint's said: the run goes on where one that was planned so from the start
-        would be. What differs is told.
+        Learning rate, schedule and length of the run are those of the config, not of the
+        checkpoint: the run goes on where a run with this plan from the start would be. The log
+        lists what differs.
 
         Raises:
-            InputError: the checkpoint has another optimizer, or trained longer than this run shall.
+            InputError: the checkpoint has another optimizer, or trained longer than planned here.
         """
         checkpoint, plan = load_checkpoint(filename, lazy=True), Plan(self)
         plan.check_optimizers(checkpoint, filename)

@@ -26,8 +26,8 @@ _NAMES = re.compile(r"(epoch|iter)_(\d+)\.pth")
 def with_digest(archive: bytes) -> bytes:
     """A zip archive, such as torch.save writes, with the SHA-256 of all before it as its comment.
 
-    So the digest is in the file itself, wherever it is copied, and every reader of zip archives
-    passes over it. What is no zip archive, or has a comment, is returned as it is.
+    The digest travels with the file, and readers of zip archives ignore it. Other content, and an
+    archive that has a comment already, is returned as it is.
     """
     if archive[:4] != b"PK\3\4" or not _ends_plainly(archive):
         return archive
@@ -108,7 +108,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         InputError: for an ``interval`` or ``max_keep_ckpts`` below 1 that is not −1 (no checkpoint
-            but the last; no limit), and other settings that are none.
+            but the last; no limit), and other invalid settings.
     """
 
     def __init__(
