@@ -43,10 +43,10 @@ from photos import ROOT, find_photos
 from rich.table import Table
 from torch import Tensor
 
-from mmsalmask.algorithms.localizers import localizer_identity
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.data import RandomResizedCrop, read_image
+from mmsalmask.engine.saliency_cache import localizer_identity
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,10 @@ from mmsalmask.saliency import (
     BackboneSaliency,
     BoundaryPriorSaliency,
     Frozen,
-    SpectralResidualSaliency,
     centre_prior,
     pool_to_grid,
 )
+from mmsalmask.saliency import Localizer as Registered
 
 SIDE, GRID, BATCH = 224, 7, 64
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -114,14 +115,15 @@ def measure(localizer: Localizer, images: Tensor, truth: Tensor) -> dict:
 
 
 def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Localizer]:
-    """Everything the table compares, by name."""
-    boundary = BoundaryPriorSaliency()
+    """Everything the table compares, by name: every localizer that needs nothing is there."""
     found = {
         "centre prior alone": lambda x: centre_prior((28, 28)).expand(len(x), -1, -1),
-        "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),
-        "border distance, no prior": boundary.border_distance,
-        "BoundaryPriorSaliency": Frozen(boundary),
+        "border distance, no prior": BoundaryPriorSaliency().border_distance,
     }
+    for name, part in Registered.registered().items():
+        arguments = signature(part).parameters.values()
+        if all(argument.default is not argument.empty for argument in arguments):
+            found[name] = Frozen(part())
     if backbone:
         found[f"{backbone}, {checkpoint}"] = Frozen(resnet(backbone, checkpoint))
     return found

@@ -23,7 +23,7 @@ from mmsalmask.masking import (
     MeanFill,
     SaliencyMasker,
     StrongBlur,
-    gaussian_blur,
+    blur_fill,
     high_pass,
 )
 from mmsalmask.provenance import provenance, write_result
@@ -41,7 +41,7 @@ def cases(batch: torch.Tensor) -> dict[str, Callable]:
         "copy": lambda: batch.clone(),
         "where": lambda: torch.where(mask, other, batch),
         "filter: high-pass 11x11": lambda: high_pass(batch),
-        "filter: blur 31x31": lambda: gaussian_blur(batch, 31, 10.0),
+        "filter: blur 31x31": lambda: blur_fill(batch),
     }
     strategies = {"mean": MeanFill(), "high-pass": HighPassNoise(), "blur": StrongBlur()}
     for name, strategy in strategies.items():

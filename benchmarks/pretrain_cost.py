@@ -93,7 +93,7 @@ class Method:
             self.masker.localizer = Frozen(BackboneSaliency(localizer_trunk(options)))
         if localizer == "cached":
             maps = torch.randn(options.batch, *CACHE_CELLS).half()
-            self.masker.localizer = CachedSaliency(maps, {})
+            self.masker.localizer = Frozen(CachedSaliency(maps))
         self.cached = localizer == "cached"
         self.seconds: dict[str, float] = {}
 

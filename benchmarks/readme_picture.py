@@ -22,7 +22,6 @@ from torch import Tensor
 sys.path.insert(0, str(ROOT))
 
 from mmsalmask.config import load_config
-from mmsalmask.masking import HighPassNoise
 from mmsalmask.registry import MODELS
 from mmsalmask.visualization.gallery import (
     Column,
@@ -72,10 +71,7 @@ def main() -> None:
         views = preprocessor({"inputs": read_photos(), "data_samples": None})["inputs"]
         torch.manual_seed(options.seed)
         masked = masker(views, views)
-        photos, filtered = (
-            to_photos(views, preprocessor),
-            isinstance(masker.strategy, HighPassNoise),
-        )
+        photos, filtered = to_photos(views, preprocessor), masker.strategy.filters
         if not groups:  # where the object is does not depend on the strategy
             seen = [
                 Column("view", photos),

@@ -456,7 +456,46 @@ def precision() -> str:
     return markdown(header, rows, words=2) + "".join(origin(data) for data in found)
 
 
+def first_sentence(part: type) -> str:
+    return " ".join(part.__doc__.partition("\n\n")[0].split()).replace("|", "\\|")
+
+
+def source(part: type) -> str:
+    """A link to the file of a class."""
+    return f"[`{part.__name__}`]({part.__module__.replace('.', '/')}.py)"
+
+
+def of_the_package(family: type) -> list[type]:
+    return [p for p in family.registered().values() if p.__module__.startswith("mmsalmask.")]
+
+
+def fills() -> str:
+    from mmsalmask.masking import Strategy
+
+    rows = []
+    for part in of_the_package(Strategy):
+        told = {"filters": part.filters, "any shape of mask": part.any_shape}
+        told |= {"needs the foreground": part.needs_foreground, "mixes images": part.mixes}
+        words = ", ".join(name for name, said in told.items() if said)
+        rows.append([source(part), first_sentence(part), words])
+    return markdown(["strategy", "what the encoder sees", "says of itself"], rows, words=3)
+
+
+def localizers() -> str:
+    from mmsalmask.saliency import Localizer
+
+    data, rows = result("localizers.json"), []
+    for part in of_the_package(Localizer):
+        found = [data["results"][split].get(part.__name__) for split in ("train", "val")]
+        scores = ["" if one is None else f"{one['score']:.3f}" for one in found]
+        rows.append([source(part), first_sentence(part), part.needs, *scores])
+    header = ["localizer", "where the object is", "looks at", "score, train", "val"]
+    return markdown(header, rows, words=3) + origin(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "fills": fills,
+    "localizers": localizers,
     "cached saliency": cached_saliency,
     "pipeline": pipeline,
     "price list": price_list,

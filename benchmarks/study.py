@@ -44,7 +44,7 @@ from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
-from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
+from mmsalmask.masking import MeanFill, SaliencyMasker
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import (
@@ -563,7 +563,7 @@ def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: in
         show = partial(
             to_photos,
             preprocessor=preprocessor,
-            filtered=isinstance(masker.strategy, HighPassNoise),
+            filtered=masker.strategy.filters,
         )
         columns = [Column("query", show(masked.query))]
         columns += [Column("hard negative", show(view)) for view in masked.hard_negatives]

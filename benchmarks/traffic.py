@@ -40,7 +40,6 @@ from torch.utils._pytree import tree_leaves
 from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.errors import InputError
-from mmsalmask.masking import HighPassNoise
 from mmsalmask.provenance import provenance, write_result
 
 # Stage → the methods whose work it is, of the part of a step that is called so below. What none of
@@ -193,7 +192,7 @@ def least_bytes(options: argparse.Namespace, method: Method) -> dict[str, float]
         hidden = 1 + masker.hard_negatives  # queries and hard negatives
         mask = hidden * options.batch * options.size**2
         mask *= 3 if masker.strategy.channel_prob else 1
-        filtered = isinstance(masker.strategy, HighPassNoise)
+        filtered = masker.strategy.filters
         least["localize"] = 0 if masker.localizer is None or method.cached else 2 * view
         least["mask"] = mask
         least["fill"] = hidden * 2 * view + mask + filtered * 4 * view

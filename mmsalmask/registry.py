@@ -11,7 +11,12 @@ from mmengine.registry import Registry
 
 _SCOPE = "mmsalmask"
 
-MODELS = Registry("model", parent=root.MODELS, scope=_SCOPE, locations=["mmsalmask.algorithms"])
+MODELS = Registry(
+    "model",
+    parent=root.MODELS,
+    scope=_SCOPE,
+    locations=["mmsalmask.algorithms", "mmsalmask.engine.saliency_cache"],
+)
 DATASETS = Registry("dataset", parent=root.DATASETS, scope=_SCOPE, locations=["mmsalmask.data"])
 TRANSFORMS = Registry(
     "transform",

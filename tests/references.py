@@ -69,6 +69,17 @@ def to_pixels(patches: np.ndarray, height: int, width: int) -> np.ndarray:
     return pixels
 
 
+def pool(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(h, w) → (gh, gw): means of cells, which share a row where h is no multiple of gh."""
+    (height, width), means = plane.shape, np.zeros(grid)
+    for i in range(grid[0]):
+        for j in range(grid[1]):
+            rows = slice(i * height // grid[0], -((i + 1) * height // -grid[0]))
+            columns = slice(j * width // grid[1], -((j + 1) * width // -grid[1]))
+            means[i, j] = plane[rows, columns].mean()
+    return means
+
+
 def gaussian_blur(plane: np.ndarray, kernel_size: int, sigma: float) -> np.ndarray:
     """(H, W) → (H, W): the two-dimensional window at every pixel, reflecting at the border."""
     radius = kernel_size // 2

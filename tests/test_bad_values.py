@@ -1,5 +1,6 @@
 """Any value of a setting works or is refused in a sentence: no crash, no NaN without a word."""
 
+import inspect
 import math
 
 import pytest
@@ -7,22 +8,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from registered import LOCALIZERS, STRATEGIES, some_crops
 
 from mmsalmask.algorithms.heads import HardNegativeContrastiveHead, NTXentHead
 from mmsalmask.errors import InputError
 from mmsalmask.losses import info_nce, nt_xent
-from mmsalmask.masking import (
-    FeatheredMean,
-    HighPassNoise,
-    LowPass,
-    MeanFill,
-    OtherImage,
-    SaliencyMasker,
-    StrongBlur,
-    gaussian_blur,
-    noise_fill,
-)
-from mmsalmask.saliency import BoundaryPriorSaliency, SpectralResidualSaliency, foreground
+from mmsalmask.masking import MeanFill, SaliencyMasker, gaussian_blur, noise_fill
+from mmsalmask.saliency import BoundaryPriorSaliency, Frozen, foreground
 
 # Numbers of any size would only test the machine's memory where they are numbers of views or cells.
 NUMBERS = st.integers(-3, 40) | st.booleans() | st.floats(allow_nan=True, allow_infinity=True)
@@ -43,7 +35,7 @@ def rows(*shape: int) -> torch.Tensor:
 
 def masked(**options) -> torch.Tensor:
     parts = dict(strategy=MeanFill(), localizer=BoundaryPriorSaliency(8), grid=3)
-    if isinstance(options.get("strategy"), OtherImage):
+    if getattr(options.get("strategy"), "mixes", False):
         options["hard_negatives"] = 0
     found = SaliencyMasker(**{**parts, **options})(images(), images().flip(-1))
     return torch.stack([found.query, found.key])
@@ -51,9 +43,24 @@ def masked(**options) -> torch.Tensor:
 
 def filled(strategy: type):
     def fill(**options) -> torch.Tensor:
-        return masked(strategy=strategy(**{**_KERNELS.get(strategy, {}), **options}))
+        return masked(strategy=strategy(**{**strategy.example, **options}))
 
     return fill
+
+
+def located(localizer: type):
+    def locate(**options) -> torch.Tensor:
+        frozen = Frozen(localizer(**{**localizer.example, **options}))
+        return frozen.locate(images(), some_crops(2, 4), (2, 2))
+
+    return locate
+
+
+def settings_of(part: type) -> list[str]:
+    """Its arguments, but those that are no values: nets and tensors."""
+    no_values = (torch.nn.Module, torch.Tensor)
+    names = inspect.signature(part).parameters
+    return [name for name in names if not isinstance(part.example.get(name), no_values)]
 
 
 def built(head: type):
@@ -68,23 +75,15 @@ def contrast(**options) -> torch.Tensor:
     return info_nce(rows(4, 8), rows(4, 8), rows(6, 8), rows(4, 2, 8), **options)
 
 
-_KERNELS = {HighPassNoise: dict(kernel_size=5), StrongBlur: dict(kernel_size=5)}
 SETTINGS = [
     (masked, ("grid", "offset", "query_ratio", "hard_negative_ratio", "masked_views", "patches")),
     (masked, ("hard_negatives",)),
-    (filled(HighPassNoise), ("kernel_size", "sigma", "query_std", "hard_negative_std")),
-    (filled(HighPassNoise), ("focal_prob", "channel_prob")),
-    (filled(StrongBlur), ("kernel_size", "sigma", "focal_prob", "channel_prob")),
-    (filled(MeanFill), ("focal_prob", "channel_prob")),
-    (filled(LowPass), ("cells", "focal_prob", "channel_prob")),
-    (filled(FeatheredMean), ("ramp", "focal_prob", "channel_prob")),
-    (filled(OtherImage), ("with_clean", "focal_prob", "channel_prob")),
+    *((filled(part), settings_of(part)) for part in STRATEGIES),
+    *((located(part), settings_of(part)) for part in LOCALIZERS),
     (lambda **options: noise_fill(images(), **options), ("std",)),
     (lambda sigma: gaussian_blur(images(), 3, sigma), ("sigma",)),
     (lambda kernel_size: gaussian_blur(images(), kernel_size, 1.0), ("kernel_size",)),
     (lambda **options: foreground(images()[:, 0], **options).float(), ("offset",)),
-    (lambda **options: BoundaryPriorSaliency(**options)(images()), ("map_size",)),
-    (lambda **options: SpectralResidualSaliency(**options)(images()), ("map_size",)),
     (contrast, ("penalty", "temperature")),
     (
         lambda **options: nt_xent(rows(4, 8), rows(4, 8), rows(4, 2, 8), **options),

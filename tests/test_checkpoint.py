@@ -40,6 +40,7 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
+from mmsalmask.masking import Strategy
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import BackboneSaliency
 
@@ -635,6 +636,29 @@ def test_a_runs_checkpoint_describes_itself_and_its_export_passes_that_on(run, t
     }
     assert again["source"] == copy.name
     assert again["source_sha256"] != sha
+
+
+class HighPassByNameAlone(Strategy):
+    """A strategy of somebody else's, whose name tells nothing of what it does."""
+
+    def fill(self, view, generator):
+        return view.seen.flip(3)
+
+
+class Edges(HighPassByNameAlone):
+    filters = True
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [("Edges", "true"), ("mine.HighPassByNameAlone", "false"), ("NotImportedHere", "unknown")],
+)
+def test_a_strategy_says_itself_whether_it_filters(tmp_path, strategy, told):
+    (tmp_path / "a").touch()
+    masker = {"type": "mmsalmask.SaliencyMasker", "strategy": {"type": strategy}}
+    text = Config({"model": {"data_preprocessor": {"masker": masker}}}).pretty_text
+    checkpoint = {"meta": {"cfg": text}, "state_dict": {}}
+    assert describe(checkpoint, tmp_path / "a")["high_pass"] == told
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Whatever a field of a config holds, it works or is refused in a sentence before training."""
 
 import copy
+import inspect
 import math
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
+from registered import STRATEGIES, WEIGHT_FREE
 
 from mmsalmask.config import load_config
 from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.errors import InputError
+from mmsalmask.masking import Strategy
 from mmsalmask.registry import DATASETS, HOOKS, MODELS
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo"
@@ -126,34 +130,15 @@ PARTS = {
             KERNEL,
             query_std=[*NO_NUMBER, -1],
             hard_negative_std=[*NO_NUMBER, -1],
-            focal_prob=NO_SHARE,
-            channel_prob=NO_SHARE,
         ),
     ),
     "StrongBlur": Part(
         **strategy("blur"),
-        refused=dict(KERNEL, focal_prob=[*NO_SHARE, 0.2], channel_prob=[*NO_SHARE, 0.7]),
-    ),
-    "MeanFill": Part(
-        **strategy("mean"),
-        refused=dict(focal_prob=[*NO_SHARE, 0.2], channel_prob=[*NO_SHARE, 0.7]),
-    ),
-    "LowPass": Part(
-        **strategy("lowpass"),
-        refused=dict(cells=NO_COUNT, focal_prob=[*NO_SHARE, 0.2], channel_prob=[*NO_SHARE, 0.7]),
+        refused=dict(KERNEL),
     ),
     "FeatheredMean": Part(
         **strategy("feathered"),
-        refused=dict(ramp=NO_SHARE, focal_prob=[*NO_SHARE, 0.2], channel_prob=[*NO_SHARE, 0.7]),
-    ),
-    "OtherImage": Part(
-        "mocov2-mixmask_resnet18_demo",
-        f"{MASKER}.strategy",
-        dict(
-            with_clean=NO_FLAG,
-            focal_prob=[*NO_SHARE, 0.2],
-            channel_prob=[*NO_SHARE, 0.7],
-        ),
+        refused=dict(ramp=NO_SHARE),
     ),
     "BoundaryPriorSaliency": Part(
         **localizer("BoundaryPriorSaliency"),
@@ -395,6 +380,37 @@ PARTS = {
         **hook("FrozenCheckHook"), refused=dict(modules=[None, [], 5, nan, {}, ["body"], [5]])
     ),
 }
+
+
+def refusable(part: type) -> dict[str, list]:
+    """What no field of the type can hold that the part's signature gives it."""
+    values = {int: NO_COUNT, float: NO_NUMBER, bool: NO_FLAG, str: NO_CHOICE}
+    found = {}
+    for name, parameter in inspect.signature(part).parameters.items():
+        kinds = get_args(parameter.annotation) or (parameter.annotation,)
+        refused = next(values[kind] for kind in kinds if kind in values)
+        found[name] = [value for value in refused if value is not None or NoneType not in kinds]
+    if issubclass(part, Strategy):
+        other = [] if part.any_shape else [0.2]
+        found |= {name: [*NO_SHARE, *other] for name in ("focal_prob", "channel_prob")}
+    return found
+
+
+def everywhere() -> dict[str, Part]:
+    """Every strategy and localizer of the package that a config can describe by values alone."""
+    found = {}
+    for part in (*STRATEGIES, *WEIGHT_FREE):
+        recipe = "mocov2-mixmask_resnet18_demo" if getattr(part, "mixes", False) else MOCO
+        place = "strategy" if part in STRATEGIES else "localizer"
+        whole = dict(type=f"mmsalmask.{part.__name__}", **part.example)
+        found[part.__name__] = Part(recipe, f"{MASKER}.{place}", refusable(part), whole)
+    return found
+
+
+# What is said above is more exact.
+for _name, _part in everywhere().items():
+    _known = PARTS.get(_name, _part)
+    PARTS[_name] = _known._replace(refused={**_part.refused, **_known.refused})
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MMPRETRAIN
 from photos import find_photos
+from registered import STRATEGIES, WEIGHT_FREE
 
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.masking import MaskedViews, blur_fill, high_pass, mean_fill
-from mmsalmask.saliency import BoundaryPriorSaliency, SpectralResidualSaliency, pool_to_grid
+from mmsalmask.saliency import pool_to_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMOS = sorted(path.stem for path in (ROOT / "configs" / "demo").glob("*.py"))
@@ -367,8 +368,7 @@ def test_ablation_of_the_ranges_of_ratios(folder, ratio):
 
 
 LOCALIZERS = {
-    "BoundaryPriorSaliency": {},
-    "SpectralResidualSaliency": {"localizer.type": "mmsalmask.SpectralResidualSaliency"},
+    **{part.__name__: {"localizer.type": f"mmsalmask.{part.__name__}"} for part in WEIGHT_FREE},
     "BackboneSaliency": {
         "localizer.type": "mmsalmask.BackboneSaliency",
         "localizer.backbone.type": "ResNet",
@@ -383,11 +383,8 @@ def test_ablation_of_the_localizer(folder, localizer):
     run = ablate(folder, **LOCALIZERS[localizer])
     query, _ = run.plain[0]
     weights = torch.load(folder / "localizer.pth", weights_only=True)["state_dict"]
-    maps = {
-        "BoundaryPriorSaliency": BoundaryPriorSaliency(),
-        "SpectralResidualSaliency": SpectralResidualSaliency(),
-        "BackboneSaliency": channel_sum(weights),
-    }
+    maps = {part.__name__: part() for part in WEIGHT_FREE}
+    maps["BackboneSaliency"] = channel_sum(weights)
     saliency = {name: pool_to_grid(located(query), 7) for name, located in maps.items()}
     agreeing = [
         name
@@ -412,14 +409,17 @@ def test_ablation_of_the_grid(folder, grid):
     assert ((lost.sum((1, 2)) - 0.2 * grid**2).abs() < 1).all()
 
 
-@pytest.mark.parametrize("strategy", ["HighPassNoise", "StrongBlur", "MeanFill"])
-def test_ablation_of_the_fill(folder, strategy):
-    run = ablate(folder, **{"strategy.type": f"mmsalmask.{strategy}"})
+@pytest.mark.parametrize("part", STRATEGIES, ids=lambda part: part.__name__)
+def test_ablation_of_the_fill(folder, part):
+    options = {f"{MASKER}.strategy.type": f"mmsalmask.{part.__name__}"}
+    if part.mixes:
+        options[f"{MASKER}.hard_negatives"] = 0
+    run = train(folder, MEAN["mocov2"], **options)
     (query, key), masked = run.plain[0], run.masked[0]
-    assert torch.equal(masked.key, high_pass(key) if strategy == "HighPassNoise" else key)
+    assert torch.equal(masked.key, high_pass(key) if part.filters else key)
     mask = masked.query_mask.expand_as(query)
-    if strategy == "HighPassNoise":
+    assert (masked.query[mask] != run.masker.strategy.see(query)[mask]).float().mean() > 0.5
+    if part.__name__ == "HighPassNoise":
         assert abs(masked.query[mask].std() - 0.18) < 0.01
-    else:
-        fill = blur_fill if strategy == "StrongBlur" else mean_fill
+    if fill := {"StrongBlur": blur_fill, "MeanFill": mean_fill}.get(part.__name__):
         assert torch.equal(masked.query[mask], fill(query).expand_as(query)[mask])

@@ -44,7 +44,7 @@ from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.errors import InputError
 from mmsalmask.masking import MaskedViews, mask_ratios, to_pixels
 from mmsalmask.registry import DATASETS, MODELS
-from mmsalmask.saliency import CachedSaliency
+from mmsalmask.saliency import Frozen
 from mmsalmask.visualization.gallery import draw_gallery
 
 
@@ -238,18 +238,18 @@ def build_preprocessor(config: Config, given: str, masks: bool) -> MaskingDataPr
     return MODELS.build(settings)
 
 
-def check_cache(cache: CachedSaliency, dataset: Config, options: argparse.Namespace) -> None:
+def check_cache(cache: Frozen, dataset: Config, options: argparse.Namespace) -> None:
     """Refuse what a cache cannot show: images that are not its own, and maps beside the crops."""
     if options.images:
         raise InputError(
-            f"{cache.name} knows the images of the training data alone: give no IMAGES, or set "
-            "model.data_preprocessor.saliency_cache=None to run the localizer on these"
+            f"{cache.module.name} knows the images of the training data alone: give no IMAGES, or "
+            "set model.data_preprocessor.saliency_cache=None to run the localizer on these"
         )
     if options.localizer_map:
         raise InputError(
             "--localizer-map: a saliency cache is cut to the patch grid and has no map of a view"
         )
-    cache.check_dataset(fingerprint(DATASETS.build({**dataset, "pipeline": []})))
+    cache.check_source(dataset=fingerprint(DATASETS.build({**dataset, "pipeline": []})))
 
 
 @torch.no_grad()
@@ -273,7 +273,7 @@ def browse(options: argparse.Namespace) -> None:
         dataset = dataset["dataset"]
     if not dataset.get("pipeline"):
         raise InputError(f"{options.config} has no train_dataloader.dataset.pipeline for the views")
-    if isinstance(localizer, CachedSaliency):
+    if localizer is not None and localizer.needs == "crops":
         check_cache(localizer, dataset, options)
     images = find_images(options.images, dataset, options.seed)
     broken, told, seen = {}, Ratios() if net is None else Areas(), []

@@ -36,7 +36,6 @@ from torch.utils.data import DataLoader, Dataset
 
 import mmsalmask
 from mmsalmask.algorithms import MaskingDataPreprocessor
-from mmsalmask.algorithms.localizers import localizer_identity
 from mmsalmask.algorithms.preprocessor import normalisation
 from mmsalmask.checks import check_device
 from mmsalmask.cli import config_arguments, report_errors
@@ -44,12 +43,17 @@ from mmsalmask.config import check_config, load_config
 from mmsalmask.data import BrokenImage, fingerprint, read_image
 from mmsalmask.data.image_folder import image_folders
 from mmsalmask.engine.paths import fetch_checkpoints
+from mmsalmask.engine.saliency_cache import (
+    localizer_identity,
+    read_manifest,
+    what_differs,
+    write_cache,
+)
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
 from mmsalmask.jobs import claim
 from mmsalmask.registry import DATASETS, MODELS
-from mmsalmask.saliency import Frozen, standardise, write_cache
-from mmsalmask.saliency.cache import read_manifest, what_differs
+from mmsalmask.saliency import Frozen, Localizer, standardise
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -155,7 +159,8 @@ def settings_of(config: Config, given: str) -> dict:
     localizer = ((settings or {}).get("masker") or {}).get("localizer")
     if localizer is None:
         raise InputError(f"{given} has no localizer in a masker, so no saliency to cache")
-    if localizer.type == "mmsalmask.CachedSaliency":
+    part = Localizer.registered().get(localizer.type.rpartition(".")[2])
+    if part is not None and part.needs == "crops":
         raise InputError(f"the localizer of {given} is a cache: take a config with the network")
     return settings
 

@@ -1,11 +1,9 @@
 """Heads: from embeddings to losses and what is logged beside them."""
 
-import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmsalmask.losses import contrast_logits, nt_xent_logits
+from mmsalmask.losses import info_nce, nt_xent
 from mmsalmask.losses.info_nce import check_scales
 from mmsalmask.registry import MODELS
 
@@ -49,10 +47,17 @@ class HardNegativeContrastiveHead(BaseModule):
             any negative of another image; with hard negatives ``hard_accuracy``, the percentage
             closer to their key than to any hard negative of their own.
         """
-        logits = contrast_logits(
-            query, key, negatives, hard_negatives, self.penalty, self.temperature
+        loss, logits = info_nce(
+            query,
+            key,
+            negatives,
+            hard_negatives,
+            self.penalty,
+            self.temperature,
+            weight,
+            with_logits=True,
         )
-        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty, weight)
+        return {"loss": loss, **_accuracies(logits, hard_negatives, self.penalty)}
 
 
 @MODELS.register_module()
@@ -92,32 +97,28 @@ class NTXentHead(BaseModule):
             other view than to any negative of another image; with hard negatives
             ``hard_accuracy``, the percentage closer to it than to any hard negative of the image.
         """
-        logits = nt_xent_logits(
-            first, second, hard_negatives, self.penalty, self.temperature, negatives
+        loss, logits = nt_xent(
+            first,
+            second,
+            hard_negatives,
+            self.penalty,
+            self.temperature,
+            negatives,
+            with_logits=True,
         )
-        return _loss_and_accuracy(logits, _number(hard_negatives), self.penalty)
+        return {"loss": loss, **_accuracies(logits, hard_negatives, self.penalty)}
 
 
-def _number(hard_negatives: Tensor | None) -> int:
-    return 0 if hard_negatives is None else hard_negatives.shape[1]
+def _accuracies(logits: Tensor, hard_negatives: Tensor | None, penalty: float) -> dict[str, Tensor]:
+    """Accuracies of logits whose columns are the positive, negatives, then hard negatives.
 
-
-def _loss_and_accuracy(
-    logits: Tensor, hard: int, penalty: float, weight: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Cross entropy and accuracies of logits: the positive, negatives, then ``hard`` hard ones.
-
-    The accuracies stand apart because times ρ a hard negative is nearer than the key for most of a
-    training: one accuracy over all columns would say nothing but that.
+    They stand apart because times ρ a hard negative is nearer than the key for most of a training:
+    one accuracy over all columns would say nothing but that.
     """
-    positive = logits.new_zeros(len(logits), dtype=torch.long)
+    hard = 0 if hard_negatives is None else hard_negatives.shape[1]
     key, others, own = logits.detach().split([1, logits.shape[1] - 1 - hard, hard], dim=1)
-    loss = F.cross_entropy(logits, positive, reduction="none")
     # A comparison with NaN is False: logits that are not finite count as mistakes.
-    logged = {
-        "loss": (loss if weight is None else weight * loss).mean(),
-        "contrast_accuracy": 100 * (key > others).all(1).float().mean(),
-    }
+    found = {"contrast_accuracy": 100 * (key > others).all(1).float().mean()}
     if hard:
-        logged["hard_accuracy"] = 100 * (penalty * key > own).all(1).float().mean()
-    return logged
+        found["hard_accuracy"] = 100 * (penalty * key > own).all(1).float().mean()
+    return found

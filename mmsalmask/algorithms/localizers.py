@@ -1,24 +1,15 @@
-"""The localizers under names that a config can write."""
+"""Strategies and localizers under names that a config can write."""
 
-import hashlib
-from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from torch import nn
 
 from mmsalmask.checkpoint import backbone_state, check_matches, load_checkpoint
 from mmsalmask.checks import check_part
 from mmsalmask.errors import InputError
+from mmsalmask.parts import Part, follow
 from mmsalmask.registry import MODELS
-from mmsalmask.saliency import (
-    BackboneSaliency,
-    BoundaryPriorSaliency,
-    CachedSaliency,
-    SpectralResidualSaliency,
-    open_cache,
-)
+from mmsalmask.saliency import BackboneSaliency, CachedSaliency
 
 
 def backbone_saliency(
@@ -56,51 +47,11 @@ def backbone_saliency(
     return BackboneSaliency(net, size, channels_last, dtype)
 
 
-def cached_saliency(cache: str, localizer: dict[str, Any] | None = None) -> CachedSaliency:
-    """The maps that ``tools/cache_saliency.py`` made, in the place of the localizer that made them.
-
-    Args:
-        cache: its file.
-        localizer: config of the localizer whose maps they have to be. It is built, for its weights
-            are compared, and let go. ``None`` to take whatever maps are there.
-
-    Raises:
-        InputError: there is no such cache, or it was made by another localizer.
-    """
-    saliency = open_cache(cache)
-    if localizer is not None:
-        built = MODELS.build(check_part("localizer", localizer))
-        saliency.check_localizer(localizer_identity(localizer, built))
-    return saliency
-
-
-def localizer_identity(config: Mapping[str, Any], localizer: nn.Module) -> dict[str, Any]:
-    """What tells a localizer from every other: its config, and a digest of its weights.
-
-    The checkpoint's name is left out: the same weights may lie elsewhere.
-
-    Returns:
-        JSON values.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(localizer.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    options = {key: _plain(value) for key, value in config.items() if key != "checkpoint"}
-    return {**options, "weights": digest.hexdigest()}
-
-
-def _plain(value: Any) -> Any:
-    """Dicts, lists and scalars, as JSON would give them back."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
-
-
 MODELS.register_module(name="BackboneSaliency", module=backbone_saliency)
-MODELS.register_module(name="CachedSaliency", module=cached_saliency)
-MODELS.register_module(module=BoundaryPriorSaliency)
-MODELS.register_module(module=SpectralResidualSaliency)
+
+
+@follow
+def _register(part: type[Part]) -> None:
+    """Let configs name a part of the heart, but those that functions build: a net, a cache."""
+    if part not in (BackboneSaliency, CachedSaliency):
+        MODELS.register_module(module=part, force=True)

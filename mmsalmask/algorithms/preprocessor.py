@@ -12,29 +12,11 @@ from torch import Tensor
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
-from mmsalmask.masking import (
-    FeatheredMean,
-    HighPassNoise,
-    LowPass,
-    MeanFill,
-    OtherImage,
-    SaliencyMasker,
-    StrongBlur,
-)
+from mmsalmask.masking import SaliencyMasker
 from mmsalmask.registry import MODELS
-from mmsalmask.saliency import CachedSaliency, Crops
+from mmsalmask.saliency import Crops
 
-for _part in (
-    SaliencyMasker,
-    HighPassNoise,
-    StrongBlur,
-    MeanFill,
-    LowPass,
-    FeatheredMean,
-    OtherImage,
-    DeviceAugmentation,
-    RandomView,
-):
+for _part in (SaliencyMasker, DeviceAugmentation, RandomView):
     MODELS.register_module(module=_part)
 
 
@@ -145,8 +127,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
             masker = _with_cache(masker, saliency_cache)
         self.masker = None if masker is None else build_masker(masker)
         localizer = getattr(self.masker, "localizer", None)
-        if isinstance(localizer, CachedSaliency):
-            localizer.check_normalisation(normalisation(mean, std, to_rgb))
+        if localizer is not None:
+            localizer.check_source(normalisation=normalisation(mean, std, to_rgb))
         self.augment = None if augment is None else build_augmentation(augment)
         self.both_directions = False
         self.images: Tensor | None = None

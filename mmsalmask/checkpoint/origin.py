@@ -11,6 +11,8 @@ from mmengine.logging import MMLogger
 import mmsalmask
 from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.errors import some_names
+from mmsalmask.masking import Strategy
+from mmsalmask.registry import TRANSFORMS
 
 
 def describe(checkpoint: Mapping[str, Any], source: Path) -> dict[str, str]:
@@ -58,21 +60,40 @@ def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
     """Whether the encoder in a checkpoint learned from high-pass filtered images.
 
     A run's checkpoint tells it by its config, an exported backbone by what it says about itself;
-    ``None`` for one that tells nothing (torchvision's, for example).
+    ``None`` for one that tells nothing (torchvision's, for example), and for one whose strategy is
+    a class that has not been imported here.
     """
     config = config_of(checkpoint)
     if isinstance(config.get("model"), dict):
-        return is_high_pass(config)
+        known = all(strategy in Strategy.registered() for strategy in _strategies(config))
+        return is_high_pass(config) if known else None
     return {"true": True, "false": False}.get(meta_of(checkpoint).get("high_pass"))
 
 
 def is_high_pass(config: Mapping[str, Any], loader: str = "train_dataloader") -> bool:
-    """Whether a config's masking strategy or the pipeline of ``loader`` filters the images."""
+    """Whether a config's masking strategy or the pipeline of ``loader`` filters the images.
+
+    The classes say so: strategies and transforms have an attribute ``filters``.
+    """
+    TRANSFORMS.import_from_location()
+    classes = {**TRANSFORMS.module_dict, **Strategy.registered()}
     return any(
-        part["type"].rpartition(".")[2].startswith("HighPass")
+        getattr(classes.get(_class_name(part)), "filters", False)
         for name in ("model", "data_preprocessor", loader)
         for part in typed_parts(config.get(name))
     )
+
+
+def _strategies(config: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the strategies of all maskers of a config."""
+    for name in ("model", "data_preprocessor"):
+        for part in typed_parts(config.get(name)):
+            if _class_name(part) == "SaliencyMasker":
+                yield from map(_class_name, typed_parts(part.get("strategy")))
+
+
+def _class_name(part: Mapping[str, Any]) -> str:
+    return part["type"].rpartition(".")[2]
 
 
 def warn_if_filter_differs(

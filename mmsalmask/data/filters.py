@@ -11,10 +11,18 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
+from torch import Tensor
 
 from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
-from mmsalmask.masking.filters import check_kernel
+from mmsalmask.masking.filters import (
+    BLUR_KERNEL,
+    BLUR_SIGMA,
+    HIGH_PASS_KERNEL,
+    HIGH_PASS_SIGMA,
+    check_kernel,
+    high_pass,
+)
 from mmsalmask.registry import TRANSFORMS
 
 # ImageNet's, in the B, G, R order of the family's pipelines.
@@ -63,10 +71,12 @@ class HighPassFilter(BaseTransform):
             mean of another number of channels.
     """
 
+    filters = True  # as a masking strategy says it
+
     def __init__(
         self,
-        kernel_size: int = 11,
-        sigma: float = 5.0,
+        kernel_size: int = HIGH_PASS_KERNEL,
+        sigma: float = HIGH_PASS_SIGMA,
         mean: Sequence[float] = _IMAGENET_MEAN,
     ) -> None:
         check_kernel(kernel_size, sigma)
@@ -76,6 +86,10 @@ class HighPassFilter(BaseTransform):
         self.kernel_size = kernel_size
         self.sigma = sigma
         self.mean = tuple(mean)
+
+    def see(self, views: Tensor) -> Tensor:
+        """The same filter for normalised images (N, C, H, W)."""
+        return high_pass(views, self.kernel_size, self.sigma)
 
     def transform(self, results: dict) -> dict:
         image = results["img"]
@@ -111,7 +125,7 @@ class StrongGaussianBlur(BaseTransform):
         InputError: for an impossible kernel or an image narrower than the kernel's radius + 1.
     """
 
-    def __init__(self, kernel_size: int = 31, sigma: float = 10.0) -> None:
+    def __init__(self, kernel_size: int = BLUR_KERNEL, sigma: float = BLUR_SIGMA) -> None:
         check_kernel(kernel_size, sigma)
         self.kernel_size = kernel_size
         self.sigma = sigma

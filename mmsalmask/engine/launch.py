@@ -31,7 +31,6 @@ from mmsalmask.engine.resume.runner import ExactRunner
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints, why_damaged
 from mmsalmask.engine.terminal import QuietRunner
 from mmsalmask.errors import InputError, Stopped
-from mmsalmask.saliency import CachedSaliency
 
 _AMP = {
     "float16": "mmsalmask.Float16OptimWrapper",
@@ -237,19 +236,13 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
         state = load_checkpoint(config.load_from, lazy=True)
         warn_if_filter_differs(state, config.load_from, filtered)
         check_matches(model, state.get("state_dict", state), config.load_from)
-    cache = cache_of(model)
-    if cache is not None and not testing:
-        # The loop, and with it the dataset, is built here instead of when training starts.
-        dataset = runner.train_loop.dataloader.dataset
-        cache.check_dataset(fingerprint(unseeded(dataset)))
-    return runner
-
-
-def cache_of(model: nn.Module) -> CachedSaliency | None:
-    """The saliency cache that a model's masker looks into, if it does."""
     masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)
     localizer = getattr(masker, "localizer", None)
-    return localizer if isinstance(localizer, CachedSaliency) else None
+    if localizer is not None and localizer.needs == "crops" and not testing:
+        # The loop, and with it the dataset, is built here instead of when training starts.
+        dataset = runner.train_loop.dataloader.dataset
+        localizer.check_source(dataset=fingerprint(unseeded(dataset)))
+    return runner
 
 
 def _check_work_dir(config: Config) -> None:

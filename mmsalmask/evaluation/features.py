@@ -8,7 +8,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,7 @@ from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, PerClassSplit, read_image
 from mmsalmask.data.image_folder import check_folder
 from mmsalmask.errors import InputError
-from mmsalmask.masking import high_pass
-from mmsalmask.registry import MODELS
+from mmsalmask.registry import MODELS, TRANSFORMS
 
 
 class CentreCrops:
@@ -60,7 +58,7 @@ class EncoderView:
     """What the encoder of a config sees of uint8 RGB images (N, 3, H, W): float32 of that shape.
 
     They are normalised as the data preprocessor of the config does it, and filtered as the strategy
-    of its masker, or a ``mmsalmask.HighPassFilter`` in its training pipeline, does it.
+    of its masker does it, or a transform of its training pipeline that says that it ``filters``.
     """
 
     def __init__(self, config: Config) -> None:
@@ -83,11 +81,11 @@ def _filter(settings: dict, config: Config) -> Callable[[Tensor], Tensor] | None
     strategy = (settings.get("masker") or {}).get("strategy")
     if strategy is not None:
         return MODELS.build(strategy).see
+    TRANSFORMS.import_from_location()
     for part in typed_parts(config.get("train_dataloader")):
-        if part["type"] == "mmsalmask.HighPassFilter":
-            return partial(
-                high_pass, kernel_size=part.get("kernel_size", 11), sigma=part.get("sigma", 5.0)
-            )
+        transform = TRANSFORMS.module_dict.get(part["type"].rpartition(".")[2])
+        if getattr(transform, "filters", False):
+            return TRANSFORMS.build(part).see
     return None
 
 

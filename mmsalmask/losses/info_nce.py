@@ -94,11 +94,31 @@ def info_nce(
     hard_negatives: Tensor | None = None,
     penalty: float = 2.0,
     temperature: float = 0.2,
-) -> Tensor:
+    weight: Tensor | None = None,
+    with_logits: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Mean over i of −log( e^{q·k/τ} / (e^{q·k/τ} + Σ_n e^{q·n/τ} + Σ_m e^{ρ·q·h_m/τ}) ).
 
-    Arguments and errors are those of :func:`contrast_logits`. Returns a float32 scalar.
+    The other arguments and the errors are those of :func:`contrast_logits`.
+
+    Args:
+        weight: of each query's loss before the mean over N is taken, (N,); 1 by default.
+        with_logits: also return the logits, of which accuracies are counted.
+
+    Returns:
+        float32 scalar; with ``with_logits`` that and the logits, float32 (N, 1 + K + M).
     """
     logits = contrast_logits(query, key, negatives, hard_negatives, penalty, temperature)
-    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return F.cross_entropy(logits, positive)
+    loss = first_against_rest(logits, weight)
+    return (loss, logits) if with_logits else loss
+
+
+def first_against_rest(logits: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy, a scalar, of rows (N, columns) whose column 0 is the true one.
+
+    Args:
+        weight: of each row before the mean is taken, (N,); 1 by default.
+    """
+    positive = logits.new_zeros(len(logits), dtype=torch.long)
+    loss = F.cross_entropy(logits, positive, reduction="none")
+    return (loss if weight is None else weight * loss).mean()

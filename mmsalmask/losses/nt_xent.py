@@ -1,11 +1,10 @@
 """NT-Xent with hard negatives for every anchor (SimCLR, Chen et al. 2020; paper, §3)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmsalmask.errors import InputError
-from mmsalmask.losses.info_nce import contrast_logits
+from mmsalmask.losses.info_nce import contrast_logits, first_against_rest
 
 
 def nt_xent_logits(
@@ -73,13 +72,20 @@ def nt_xent(
     penalty: float = 2.0,
     temperature: float = 0.1,
     negatives: Tensor | None = None,
-) -> Tensor:
+    with_logits: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Mean of −log of the positive's share over the 2N anchors.
 
     For anchor a of image i with positive p, and z running over the embeddings of other images:
-    −log( e^{a·p/τ} / (e^{a·p/τ} + Σ_z e^{a·z/τ} + Σ_m e^{ρ·a·h_im/τ}) ). Arguments and errors are
-    those of :func:`nt_xent_logits`. Returns a float32 scalar.
+    −log( e^{a·p/τ} / (e^{a·p/τ} + Σ_z e^{a·z/τ} + Σ_m e^{ρ·a·h_im/τ}) ). The other arguments and
+    the errors are those of :func:`nt_xent_logits`.
+
+    Args:
+        with_logits: also return the logits, of which accuracies are counted.
+
+    Returns:
+        float32 scalar; with ``with_logits`` that and the logits, float32 (2N, 1 + 2N + K + M).
     """
     logits = nt_xent_logits(first, second, hard_negatives, penalty, temperature, negatives)
-    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    return F.cross_entropy(logits, positive)
+    loss = first_against_rest(logits)
+    return (loss, logits) if with_logits else loss

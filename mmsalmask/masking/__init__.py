@@ -1,11 +1,14 @@
-"""WHICH patches are masked and WITH WHAT; plain PyTorch."""
+"""WHICH patches are masked and WITH WHAT; plain PyTorch.
 
-from mmsalmask.masking.feathered import FeatheredMean
+The strategies are the files in :mod:`mmsalmask.masking.strategies`, and can be imported from here.
+"""
+
+from typing import Any
+
+from mmsalmask.masking import strategies
 from mmsalmask.masking.fills import blur_fill, mean_fill, noise_fill
 from mmsalmask.masking.filters import gaussian_blur, high_pass
-from mmsalmask.masking.low_pass import LowPass
-from mmsalmask.masking.masker import MaskedViews, SaliencyMasker, mask_ratios
-from mmsalmask.masking.other_image import OtherImage
+from mmsalmask.masking.masker import SaliencyMasker
 from mmsalmask.masking.patches import (
     balanced_patches,
     block_patches,
@@ -14,19 +17,15 @@ from mmsalmask.masking.patches import (
     random_patches,
     to_pixels,
 )
-from mmsalmask.masking.strategies import HighPassNoise, MeanFill, Mixture, Strategy, StrongBlur
+from mmsalmask.masking.strategy import Mixture, Strategy, View
+from mmsalmask.masking.views import MaskedViews, mask_ratios
 
 __all__ = [
-    "FeatheredMean",
-    "HighPassNoise",
-    "LowPass",
     "MaskedViews",
-    "MeanFill",
     "Mixture",
-    "OtherImage",
     "SaliencyMasker",
     "Strategy",
-    "StrongBlur",
+    "View",
     "balanced_patches",
     "block_patches",
     "blur_fill",
@@ -38,5 +37,14 @@ __all__ = [
     "noise_fill",
     "place_windows",
     "random_patches",
+    "strategies",
     "to_pixels",
+    *Strategy.registered(),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return Strategy.registered()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

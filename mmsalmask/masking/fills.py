@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from mmsalmask.checks import is_number
 from mmsalmask.errors import InputError
-from mmsalmask.masking.filters import gaussian_blur
+from mmsalmask.masking.filters import BLUR_KERNEL, BLUR_SIGMA, gaussian_blur
 
 
 def noise_fill(images: Tensor, std: float, generator: Generator | None = None) -> Tensor:
@@ -22,7 +22,7 @@ def noise_fill(images: Tensor, std: float, generator: Generator | None = None) -
     return noise.normal_(0, std, generator=generator).to(images.dtype)
 
 
-def blur_fill(images: Tensor, kernel_size: int = 31, sigma: float = 10.0) -> Tensor:
+def blur_fill(images: Tensor, kernel_size: int = BLUR_KERNEL, sigma: float = BLUR_SIGMA) -> Tensor:
     """The same view strongly blurred, (N, C, H, W): its colours stay, its content goes."""
     return gaussian_blur(images, kernel_size, sigma)
 

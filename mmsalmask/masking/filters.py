@@ -9,6 +9,10 @@ from mmsalmask.checks import is_integer, is_number
 from mmsalmask.device import without_autocast
 from mmsalmask.errors import InputError
 
+# Of the paper's views of 224 px, in pixels.
+HIGH_PASS_KERNEL, HIGH_PASS_SIGMA = 11, 5.0
+BLUR_KERNEL, BLUR_SIGMA = 31, 10.0
+
 
 def check_kernel(kernel_size: int, sigma: float) -> None:
     """Refuse a kernel that is not odd or blurs nothing, or a σ that is not positive.
@@ -75,7 +79,9 @@ def gaussian_blur(images: Tensor, kernel_size: int, sigma: float) -> Tensor:
     return blurred.to(images.dtype)
 
 
-def high_pass(images: Tensor, kernel_size: int = 11, sigma: float = 5.0) -> Tensor:
+def high_pass(
+    images: Tensor, kernel_size: int = HIGH_PASS_KERNEL, sigma: float = HIGH_PASS_SIGMA
+) -> Tensor:
     """x − G∗x: edges and texture without the slowly varying colours (Jing et al. 2022).
 
     Args, returns and errors are those of :func:`gaussian_blur`. The difference is taken in float32.

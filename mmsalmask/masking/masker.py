@@ -1,8 +1,7 @@
 """The masker: saliency → foreground → patches → fill, for a batch of view pairs."""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,53 +22,12 @@ from mmsalmask.masking.patches import (
     random_quota,
     to_pixels,
 )
-from mmsalmask.masking.strategies import Mixture, Role, Strategy
-from mmsalmask.saliency import CachedSaliency, Crops, Frozen, foreground, pool_to_grid
+from mmsalmask.masking.strategy import Strategy, View
+from mmsalmask.masking.views import MaskedViews, joined, paired
+from mmsalmask.saliency import Crops, Frozen, foreground
 
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
-
-
-@dataclass(frozen=True)
-class _Hidden:
-    """A view of which something is to be hidden.
-
-    Attributes:
-        role: what it is to become.
-        seen: what the encoder sees before masking, (N, 3, H, W).
-        where: its foreground, bool (N, gh, gw); ``None`` without a localizer.
-    """
-
-    role: Role
-    seen: Tensor
-    where: Tensor | None
-
-
-@dataclass(frozen=True)
-class MaskedViews:
-    """What the encoders see, and why.
-
-    Attributes:
-        query, key: (N, 3, H, W).
-        hard_negatives: M tensors (N, 3, H, W).
-        query_mask, key_mask: bool (N, 1 or 3, H, W), True where a pixel was replaced; ``None`` for
-            a view that is not masked.
-        hard_negative_masks: M masks like those.
-        query_saliency, key_saliency: (N, gh, gw); ``None`` without a localizer.
-        query_foreground, key_foreground: bool (N, gh, gw); ``None`` without a localizer.
-    """
-
-    query: Tensor
-    key: Tensor
-    hard_negatives: list[Tensor] = field(default_factory=list)
-    query_mask: Tensor | None = None
-    key_mask: Tensor | None = None
-    hard_negative_masks: list[Tensor] = field(default_factory=list)
-    query_saliency: Tensor | None = None
-    key_saliency: Tensor | None = None
-    query_foreground: Tensor | None = None
-    key_foreground: Tensor | None = None
-    mixture: Mixture | None = None
 
 
 class SaliencyMasker(nn.Module):
@@ -81,9 +39,8 @@ class SaliencyMasker(nn.Module):
 
     Args:
         strategy: what the encoder sees and what fills a mask.
-        localizer: module (N, 3, H, W) → saliency (N, h, w); or a
-            :class:`~mmsalmask.saliency.CachedSaliency`, which has the maps already; or ``None`` for
-            random masking (MSCN).
+        localizer: a :class:`~mmsalmask.saliency.Localizer`, or any module (N, 3, H, W) → saliency
+            (N, h, w); ``None`` for random masking (MSCN).
         grid: patches per side, or (rows, columns).
         offset: foreground threshold, mean − offset·std of the map.
         query_ratio: range of the share r of patches that the query loses, uniform per image.
@@ -107,7 +64,7 @@ class SaliencyMasker(nn.Module):
     def __init__(
         self,
         strategy: Strategy,
-        localizer: nn.Module | CachedSaliency | None = None,
+        localizer: nn.Module | None = None,
         grid: int | tuple[int, int] = 7,
         offset: float = 0.6,
         query_ratio: tuple[float, float] = (0.05, 0.25),
@@ -120,12 +77,9 @@ class SaliencyMasker(nn.Module):
         super().__init__()
         self.strategy = strategy
         self.grid = check_sides("grid", grid, 1)
-        self.localizer: CachedSaliency | Frozen | None
-        if isinstance(localizer, CachedSaliency):
-            localizer.check_grid(self.grid)
-            self.localizer = localizer
-        else:
-            self.localizer = None if localizer is None else Frozen(localizer)
+        self.localizer = None if localizer is None else Frozen(localizer)
+        if self.localizer is not None:
+            self.localizer.check_grid(self.grid)
         self.offset = offset
         self.query_ratio = _check_range("query_ratio", query_ratio)
         self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
@@ -149,8 +103,8 @@ class SaliencyMasker(nn.Module):
             raise InputError(f"shares must be 'equal' or 'paper', got {self.shares!r}")
         if not isinstance(self.strategy, Strategy):
             raise InputError(
-                "strategy must be a HighPassNoise, a StrongBlur, a MeanFill or one of their kind, "
-                f"got {self.strategy!r}"
+                "strategy must be a Strategy, such as HighPassNoise, StrongBlur or MeanFill, got "
+                f"{self.strategy!r}"
             )
         # None of n values lies further than √(n − 1) standard deviations from their mean.
         reach = math.sqrt(math.prod(self.grid))
@@ -167,6 +121,11 @@ class SaliencyMasker(nn.Module):
         if self.localizer is None and self.patches not in ("random", "block"):
             raise InputError(
                 f"patches={self.patches!r} needs a localizer: give one, or set patches='random'"
+            )
+        if self.localizer is None and self.strategy.needs_foreground:
+            raise InputError(
+                f"{type(self.strategy).__name__} fills masks by where the object is, which needs a "
+                "localizer: give one, or take another strategy"
             )
         if self.strategy.mixes and (self.hard_negatives or self.masked_views != "query"):
             raise InputError(
@@ -206,13 +165,14 @@ class SaliencyMasker(nn.Module):
                 "query and key are two views (N, 3, H, W) of the same images, got "
                 f"{tuple(query.shape)} and {tuple(key.shape)}: give both one size"
             )
-        pair = _paired(query, key)
+        pair = paired(query, key)
         saliency, where = self._locate(pair, crops)
         seen = self.strategy.see(pair).chunk(2)
         views = self._mask_pairs(seen, saliency, where, generator)
         if not both_directions:
             return views
-        return _joined(views, self._mask_pairs(seen[::-1], saliency[::-1], where[::-1], generator))
+        turned = self._mask_pairs(seen[::-1], saliency[::-1], where[::-1], generator)
+        return joined(views, turned)
 
     def _mask_pairs(
         self,
@@ -222,10 +182,10 @@ class SaliencyMasker(nn.Module):
         generator: Generator | None,
     ) -> MaskedViews:
         """Mask pairs of what the encoder sees, given saliency and foreground of each view."""
-        as_query, as_key = (_Hidden("query", *view) for view in zip(seen, where, strict=True))
+        as_query, as_key = (View("query", *view) for view in zip(seen, where, strict=True))
         views = {"query": [as_query], "key": [as_key], "both": [as_query, as_key]}
         wanted = views[self.masked_views]
-        hard = [_Hidden("hard_negative", seen[1], where[1])] * self.hard_negatives
+        hard = [View("hard_negative", seen[1], where[1])] * self.hard_negatives
         done = self._hide([*wanted, *hard], generator)
         masked_q, mask_q = (seen[0], None) if self.masked_views == "key" else done[0]
         masked_k, mask_k = (
@@ -258,7 +218,7 @@ class SaliencyMasker(nn.Module):
         Returns:
             The masked views, and the mask, bool (N, 1 or 3, H, W).
         """
-        return self._hide([_Hidden("query", seen, where)], generator)[0]
+        return self._hide([View("query", seen, where)], generator)[0]
 
     def harden(
         self, seen: Tensor, where: Tensor, generator: Generator | None = None
@@ -267,36 +227,26 @@ class SaliencyMasker(nn.Module):
 
         Arguments and returns as in :meth:`mask`.
         """
-        return self._hide([_Hidden("hard_negative", seen, where)], generator)[0]
+        return self._hide([View("hard_negative", seen, where)], generator)[0]
 
     def _locate(self, pair: Tensor, crops: tuple[Crops, ...] | None) -> tuple:
         """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
             return (None, None), (None, None)
-        if not isinstance(self.localizer, CachedSaliency):
-            saliency = pool_to_grid(self.localizer(pair), self.grid)
-        elif crops is None:
-            raise InputError(
-                "a saliency cache needs to know where each view was cut from: use "
-                "mmsalmask.MultiView, mmsalmask.RandomResizedCrop and mmsalmask.PackInputs in the "
-                "pipeline, as configs/_base_/datasets/mocov2_views.py does"
-            )
-        else:
-            saliency = torch.cat([self.localizer(part, self.grid) for part in crops])
+        joint = None if crops is None else crops[0].followed_by(crops[1])
+        saliency = self.localizer.locate(pair, joint, self.grid)
         return saliency.chunk(2), foreground(saliency, self.offset).chunk(2)
 
-    def _hide(
-        self, views: list[_Hidden], generator: Generator | None
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _hide(self, views: list[View], generator: Generator | None) -> list[tuple[Tensor, Tensor]]:
         """Replace the masked pixels of each of the views, of one size; return it with its mask."""
         masks = self._draw_masks(views, generator).chunk(len(views))
         done = []
         for view, mask in zip(views, masks, strict=True):
-            fill = self.strategy.fill(view.seen, view.role, generator)
+            fill = self.strategy.fill(view, generator)
             done.append((self.strategy.paste(view.seen, fill, mask), mask))
         return done
 
-    def _draw_masks(self, views: list[_Hidden], generator: Generator | None) -> Tensor:
+    def _draw_masks(self, views: list[View], generator: Generator | None) -> Tensor:
         """Masks of all the views, one after the other, bool (V·N, 1 or 3, H, W)."""
         strategy, device = self.strategy, views[0].seen.device
         number, _, height, width = views[0].seen.shape
@@ -326,7 +276,7 @@ class SaliencyMasker(nn.Module):
         return self._cut_focal(views, quota.first[:, :1], patches, whole, drawn[:, :, 3:])
 
     def _cut_focal(
-        self, views: list[_Hidden], hideable: Tensor, patches: Tensor, whole: Tensor, place: Tensor
+        self, views: list[View], hideable: Tensor, patches: Tensor, whole: Tensor, place: Tensor
     ) -> Tensor:
         """The patches over the pixels, of images that are not ``whole`` a focal mask instead."""
         roles = [view.role for view in views]
@@ -343,7 +293,7 @@ class SaliencyMasker(nn.Module):
         patches = torch.where(whole, patches, hideable | anywhere[:, :, None, None])
         return cut_by_windows(patches, (height, width), whole[:, :, 0, 0], kept, window)
 
-    def _quota(self, view: _Hidden, ratio: Tensor, generator: Generator | None) -> Quota:
+    def _quota(self, view: View, ratio: Tensor, generator: Generator | None) -> Quota:
         """How many patches each channel of the view loses; ``ratio`` is (N, channels)."""
         if view.role == "query" and self.patches == "block":
             return block_quota(ratio, self.grid, generator)
@@ -355,58 +305,6 @@ class SaliencyMasker(nn.Module):
         if view.role == "query" and self.patches == "background":
             where = ~where
         return foreground_quota(where, ratio)
-
-
-def _paired(query: Tensor, key: Tensor) -> Tensor:
-    """Both as one batch, without a copy where the key follows the query in memory."""
-    adjacent = (
-        query._base is not None
-        and query._base is key._base
-        and query.is_contiguous()
-        and key.is_contiguous()
-        and key.storage_offset() == query.storage_offset() + query.numel()
-    )
-    if not adjacent:
-        return torch.cat([query, key])
-    return query.as_strided((2 * len(query), *query.shape[1:]), query.stride())
-
-
-def _joined(first: MaskedViews, second: MaskedViews) -> MaskedViews:
-    """The views of one batch behind those of another, of the same masker."""
-
-    def join(one: Any, other: Any) -> Any:
-        if one is None:
-            return None
-        if isinstance(one, Tensor):
-            return torch.cat([one, other])
-        parts = [join(*pair) for pair in zip(one, other, strict=True)]
-        return Mixture(*parts) if isinstance(one, Mixture) else parts
-
-    names = [part.name for part in fields(MaskedViews)]
-    return MaskedViews(
-        **{name: join(getattr(first, name), getattr(second, name)) for name in names}
-    )
-
-
-def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of the foreground's and of the background's pixels that a mask covers.
-
-    Args:
-        mask: bool (N, C, H, W), as in :class:`MaskedViews`.
-        where: foreground, bool (N, gh, gw).
-
-    Returns:
-        Two scalars in [0, 1]: means over the images that have that side; NaN where none has.
-    """
-    height, width = mask.shape[-2:]
-    object_ = to_pixels(where[:, None], (height, width))
-    covered = mask.float().mean(1, keepdim=True)
-    shares = []
-    for side in (object_, ~object_):
-        area = side.sum((1, 2, 3))
-        share = (covered * side).sum((1, 2, 3)) / area
-        shares.append(share[area > 0].mean())
-    return shares[0], shares[1]
 
 
 def _check_range(name: str, ratio: tuple[float, float]) -> tuple[float, float]:

@@ -209,13 +209,13 @@ def to_pixels(patches: Tensor, size: tuple[int, int]) -> Tensor:
             "grid: use larger views or a smaller grid"
         )
     rows, columns = (
-        _cells(pixels, count, patches.device) for pixels, count in zip(size, grid, strict=True)
+        cells_of(pixels, count, patches.device) for pixels, count in zip(size, grid, strict=True)
     )
     # Columns first: the rows, selected last, are then copied as whole runs of memory.
     return patches.index_select(-1, columns).index_select(-2, rows)
 
 
-def _cells(pixels: int, count: int, device: torch.device) -> Tensor:
+def cells_of(pixels: int, count: int, device: torch.device) -> Tensor:
     """(pixels,) int64: the cell, of so many, in which each pixel lies."""
     return constant([pixel * count // pixels for pixel in range(pixels)], device, torch.long)
 
@@ -266,12 +266,12 @@ def cut_by_windows(
     """
     number, channels, height, width = patches.shape
     rows, columns = window
-    across = patches.index_select(-1, _cells(size[1], width, patches.device))
+    across = patches.index_select(-1, cells_of(size[1], width, patches.device))
     across &= columns.logical_xor(kept).logical_or_(whole)[:, None, None]
     # A last row is what lies above and below a window.
     outside = kept[:, None, None].expand(-1, channels, 1, size[1])
     table = torch.cat([across, outside], 2).flatten(0, 2)
-    row = _cells(size[0], height, patches.device)
+    row = cells_of(size[0], height, patches.device)
     row = torch.where(rows | whole, row, constant([height], patches.device, torch.long))
     tables = constant(list(range(0, len(table), height + 1)), patches.device, torch.long)
     # Rows are then copied as whole runs of memory.

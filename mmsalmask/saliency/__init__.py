@@ -1,32 +1,36 @@
 """WHERE: localizers give a saliency map, :func:`foreground` the patches that show the object.
 
-Plain PyTorch. Nothing here knows about masks or losses.
+Plain PyTorch. Nothing here knows about masks or losses. The localizers themselves are the files in
+:mod:`mmsalmask.saliency.localizers`, and can be imported from here.
 """
 
-from mmsalmask.saliency.cache import CachedSaliency, cut, open_cache, standardise, write_cache
+from typing import Any
+
+from mmsalmask.saliency import localizers
 from mmsalmask.saliency.crops import Crops
 from mmsalmask.saliency.foreground import foreground, informative, pool_to_grid
 from mmsalmask.saliency.frozen import Frozen
-from mmsalmask.saliency.localizers import (
-    BackboneSaliency,
-    BoundaryPriorSaliency,
-    SpectralResidualSaliency,
-    centre_prior,
-)
+from mmsalmask.saliency.localizer import Localizer
+from mmsalmask.saliency.localizers.boundary_prior import centre_prior
+from mmsalmask.saliency.maps import cut, standardise
 
 __all__ = [
-    "BackboneSaliency",
-    "BoundaryPriorSaliency",
-    "CachedSaliency",
     "Crops",
     "Frozen",
-    "SpectralResidualSaliency",
+    "Localizer",
     "centre_prior",
     "cut",
     "foreground",
     "informative",
-    "open_cache",
+    "localizers",
     "pool_to_grid",
     "standardise",
-    "write_cache",
+    *Localizer.registered(),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return Localizer.registered()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,8 @@ class Crops:
     image: Tensor
     box: Tensor
     flip: Tensor
+
+    def followed_by(self, other: "Crops") -> "Crops":
+        """These crops and then the others, as one batch."""
+        pairs = ((self.image, other.image), (self.box, other.box), (self.flip, other.flip))
+        return Crops(*map(torch.cat, pairs))

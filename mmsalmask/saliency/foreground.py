@@ -52,21 +52,21 @@ def pool_to_grid(saliency: Tensor, grid: int | tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(saliency.float(), (rows, columns))
 
 
-def informative(saliency: Tensor) -> Tensor:
+def informative(saliency: Tensor, std: Tensor | None = None) -> Tensor:
     """Which maps (N, h, w) say where an object is, bool (N,).
 
     Those that do not are flat, std ≤ 1e-6·max|S|, or hold a NaN or an infinity.
+
+    Args:
+        saliency: any floating dtype and range.
+        std: the maps' population standard deviations (N, 1, 1), where they are known already.
     """
     saliency = saliency.float()
-    std = saliency.std((1, 2), correction=0, keepdim=True)
-    return _above_noise(saliency, std)[:, 0, 0]
-
-
-def _above_noise(saliency: Tensor, std: Tensor) -> Tensor:
-    """Whether maps (N, h, w) of a standard deviation (N, 1, 1) vary at all, bool (N, 1, 1)."""
+    if std is None:
+        std = saliency.std((1, 2), correction=0, keepdim=True)
     largest = torch.linalg.vector_norm(saliency, math.inf, (1, 2), keepdim=True)
     # A comparison with NaN is False, so a map that is not finite is never informative.
-    return std > FLATNESS * largest
+    return (std > FLATNESS * largest)[:, 0, 0]
 
 
 def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
@@ -92,5 +92,5 @@ def foreground(saliency: Tensor, offset: float = 0.6) -> Tensor:
         raise InputError(f"offset is a number of standard deviations, got {offset!r}")
     saliency = saliency.float()
     std, mean = torch.std_mean(saliency, dim=(1, 2), correction=0, keepdim=True)
-    told = _above_noise(saliency, std)
+    told = informative(saliency, std)[:, None, None]
     return (saliency >= mean.sub_(std, alpha=offset)).logical_and_(told)

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mmsalmask.files import write_atomically
-from mmsalmask.masking import HighPassNoise, MaskedViews, SaliencyMasker, to_pixels
+from mmsalmask.masking import MaskedViews, SaliencyMasker, to_pixels
 
 # High-pass views are faint around zero; shown on grey, with their contrast raised.
 _HIGH_PASS_CONTRAST = 2.0
@@ -120,7 +120,7 @@ def _columns(
 ) -> list[tuple[str, list[Column]]]:
     """The columns of the query and those of the key, without headings."""
     masker = preprocessor.masker
-    filtered = isinstance(masker.strategy, HighPassNoise)
+    filtered = masker.strategy.filters
 
     def photo(views: Tensor, filtered: bool = False) -> np.ndarray:
         return to_photos(views[:rows], preprocessor, filtered)

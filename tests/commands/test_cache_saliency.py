@@ -19,13 +19,13 @@ from mmpretrain.registry import MODELS as MMPRETRAIN
 from PIL import Image
 from running import run_tool
 
-from mmsalmask.algorithms.localizers import localizer_identity
 from mmsalmask.config import load_config
 from mmsalmask.data import ImageFolder, read_image
 from mmsalmask.engine.launch import build_runner
+from mmsalmask.engine.saliency_cache import localizer_identity, open_cache
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
-from mmsalmask.saliency import foreground, open_cache, standardise
+from mmsalmask.saliency import foreground, standardise
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18_demo.py"

@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 import references
+import registered
 import torch
+from registered import example_of, masker_for
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.errors import InputError
 from mmsalmask.masking import (
-    FeatheredMean,
     HighPassNoise,
-    LowPass,
     MeanFill,
-    OtherImage,
     SaliencyMasker,
+    Strategy,
     StrongBlur,
     blur_fill,
     high_pass,
@@ -20,7 +20,10 @@ from mmsalmask.masking import (
     mean_fill,
 )
 
-STRATEGIES = [HighPassNoise(), StrongBlur(), MeanFill(), LowPass()]
+STRATEGIES = [example_of(part) for part in registered.STRATEGIES]
+of_every_strategy = pytest.mark.parametrize(
+    "strategy", STRATEGIES, ids=lambda strategy: type(strategy).__name__
+)
 PATCHES_ONLY = HighPassNoise(focal_prob=0.0, channel_prob=0.0)
 
 
@@ -50,7 +53,11 @@ def masker(strategy=None, localizer=None, **options):
     return SaliencyMasker(strategy or MeanFill(), localizer or CornerObject(), **options)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+# Strategies that paste as all do, and whose keys and hard negatives can be masked.
+PLAIN = [s for s in STRATEGIES if type(s).paste is Strategy.paste and not s.mixes]
+
+
+@pytest.mark.parametrize("strategy", PLAIN, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("size", [(64, 64), (45, 67)])
 def test_only_masked_pixels_change_and_the_key_stays_clean(strategy, size):
     query, key = views(size=size)
@@ -89,72 +96,6 @@ def test_masked_pixels_show_the_views_own_mean_or_its_blur():
     mean = mean_fill(query)
     assert mean.shape == (6, 3, 1, 1)
     assert np.allclose(mean[2, 1].item(), query[2, 1].numpy().mean(), atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [(28, 28), (23, 31)])
-def test_a_low_passed_patch_interpolates_the_means_of_the_cells(size):
-    views_, _ = views(number=2, size=size)
-    filled = LowPass(cells=4).fill(views_, "query", None)
-    assert np.allclose(filled, references.low_pass(views_.double().numpy(), 4), atol=1e-5)
-    assert (filled - views_.mean((2, 3), keepdim=True)).std() > 0.01
-
-
-def test_a_feathered_mask_fades_into_the_mean_by_its_distance_from_the_border():
-    query, key = views(number=3, size=(45, 67))
-    strategy = FeatheredMean(ramp=1 / 9)
-    masked = masker(strategy)(query, key)
-    opacity = references.feather(masked.query_mask.numpy(), (2, 4))
-    assert np.allclose(strategy.opacity(masked.query_mask), opacity, atol=1e-6)
-    mixed = query.numpy() + opacity * (mean_fill(query) - query).numpy()
-    assert np.allclose(masked.query, mixed, atol=1e-5)
-    # A ramp: across a straight border the steps of the opacity are equal, and none is an edge.
-    half = torch.zeros(1, 1, 90, 90, dtype=torch.bool)
-    half[..., 45:] = True
-    across = strategy.opacity(half)[0, 0, 45]
-    assert np.allclose(across[39:51].diff(), 1 / 11, atol=1e-6)
-    assert across[:40].max() == 0
-    assert across[50:].min() == pytest.approx(1)
-
-
-def test_without_a_ramp_a_feathered_mean_is_the_mean():
-    query, key = views()
-    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
-    feathered = masker(FeatheredMean(ramp=0))(query, key, draws[0])
-    plain = masker(MeanFill())(query, key, draws[1])
-    assert torch.allclose(feathered.query, plain.query, atol=1e-6)
-
-
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("number", [6, 5])
-def test_a_mixed_query_shows_its_partner_of_the_same_view_and_says_how_much(both, number):
-    query, key = views(number)
-    mixing = masker(OtherImage(), hard_negatives=0, grid=8, query_ratio=(0.2, 0.8))
-    masked = mixing(query, key, both_directions=both)
-    assert torch.equal(masked.key, torch.cat([key, query]) if both else key)
-    for direction, view in enumerate([query, key][: 1 + both]):
-        for image in range(number):
-            row, partner = direction * number + image, number - 1 - image
-            mask = masked.query_mask[row].expand(3, -1, -1)
-            assert torch.equal(masked.query[row][mask], view[partner][mask])
-            assert torch.equal(masked.query[row][~mask], view[image][~mask])
-            assert torch.equal(masked.mixture.clean[row], view[image])
-            assert masked.mixture.partner[row] == partner
-            kept = 1 - mask.float().mean()
-            assert masked.mixture.kept[row].item() == pytest.approx(kept.item())
-    assert masked.mixture.kept.std() > 0.05
-
-
-def test_the_clean_query_and_the_mixture_come_only_where_they_are_asked_for():
-    query, key = views()
-    alone = masker(OtherImage(with_clean=False), hard_negatives=0)(query, key)
-    assert alone.mixture.clean is None
-    assert masker(MeanFill())(query, key).mixture is None
-
-
-@pytest.mark.parametrize("options", [dict(hard_negatives=1), dict(masked_views="both")])
-def test_keys_and_hard_negatives_are_not_mixed(options):
-    with pytest.raises(InputError, match="OtherImage mixes queries of two images"):
-        masker(OtherImage(), **{"hard_negatives": 0, **options})
 
 
 def test_noise_has_its_strength_and_is_drawn_for_every_image_anew():
@@ -210,7 +151,8 @@ def test_shapes_of_masks_come_in_their_published_shares():
     number = 4000
     query, key = views(number=number, size=(28, 28))
     strategy = HighPassNoise(kernel_size=3, sigma=1.0)
-    masked = masker(strategy, Nothing(), query_ratio=(0.2, 0.2))(query, key)
+    draws = torch.Generator().manual_seed(0)
+    masked = masker(strategy, Nothing(), query_ratio=(0.2, 0.2))(query, key, draws)
     for mask, focal_share in (
         (masked.query_mask, 1 - (25 / 28) ** 2),
         (masked.hard_negative_masks[0], (16 / 28) ** 2),
@@ -309,14 +251,15 @@ def test_as_many_hard_negatives_as_asked_for_each_drawn_anew():
     assert not torch.equal(masked.hard_negative_masks[0], masked.hard_negative_masks[1])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+@of_every_strategy
 def test_a_generator_makes_masking_repeatable(strategy):
     query, key = views()
     one, same, other = (
-        masker(strategy)(query, key, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+        masker_for(strategy)(query, key, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
     )
     assert torch.equal(one.query, same.query)
-    assert torch.equal(one.hard_negatives[0], same.hard_negatives[0])
+    assert all(map(torch.equal, one.hard_negatives, same.hard_negatives))
+    assert len(one.hard_negatives) == (not strategy.mixes)
     assert not torch.equal(one.query, other.query)
 
 
@@ -330,13 +273,13 @@ def test_mask_ratios_are_the_shares_of_pixels():
     assert [ratio.item() for ratio in ratios] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("strategy", [*STRATEGIES, OtherImage()], ids=lambda s: type(s).__name__)
+@of_every_strategy
 def test_masking_never_waits_for_the_device_nor_loops_over_images(strategy):
-    options = dict(hard_negatives=0, patches="block") if strategy.mixes else {}
+    options = dict(patches="block") if strategy.mixes else {}
 
     def operations(number):
         query, key = views(number)
-        maker = masker(strategy, **options)
+        maker = masker_for(strategy, localizer=CornerObject(), **options)
         maker(query, key)
         with profile(activities=[ProfilerActivity.CPU]) as trace:
             maker(query, key)
@@ -347,11 +290,11 @@ def test_masking_never_waits_for_the_device_nor_loops_over_images(strategy):
     assert not few.keys() & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: type(s).__name__)
+@of_every_strategy
 def test_memory_does_not_grow_with_the_grid(strategy):
     def allocated(grid):
         query, key = views(8, size=(112, 112))
-        maker = masker(strategy, grid=grid)
+        maker = masker_for(strategy, localizer=CornerObject(), grid=grid)
         maker(query, key)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
             maker(query, key)

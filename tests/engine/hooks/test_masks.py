@@ -11,12 +11,14 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from PIL import Image
+from registered import STRATEGIES
 from running import train_and_close
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsalmask.engine.hooks import masks
 from mmsalmask.registry import MODELS
+from mmsalmask.visualization.gallery import draw_gallery
 
 BATCH, BATCHES = 4, 5
 RATIOS = {
@@ -258,6 +260,20 @@ def test_the_gallery_is_drawn_on_time_with_a_column_for_each_thing(tmp_path, str
     assert (first != second).any()
 
 
+@pytest.mark.parametrize("part", STRATEGIES, ids=lambda part: part.__name__)
+def test_the_gallery_of_every_strategy_has_a_column_for_each_thing(tmp_path, part):
+    preprocessor = MODELS.build(model(masker_of(part))["data_preprocessor"])
+    views = list(Views(2).views.unbind(1))
+    seen = []
+    preprocessor.masker.register_forward_hook(lambda _, plain, masked: seen.append((plain, masked)))
+    preprocessor({"inputs": views, "data_samples": None}, training=True)
+    ((query, key), masked) = seen[0]
+    draw_gallery(query, key, masked, preprocessor, tmp_path / "masks.png", 2)
+    picture = np.asarray(Image.open(tmp_path / "masks.png").convert("RGB"))
+    # Query: view, saliency, foreground, masked; key: view, (foreground, hard negative), (filtered).
+    assert count_columns(picture) == 5 + 2 * (not part.mixes) + part.filters
+
+
 # ------------------------------------------------------------------------------------ no waiting
 
 
@@ -281,8 +297,12 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def trained(strategy: str, device: str = "cpu"):
-    net = MODELS.build(model(masker(strategy))).to(device)
+def masker_of(part: type) -> dict:
+    return masker(part.__name__, hard_negatives=0 if part.mixes else 1)
+
+
+def trained(part: type, device: str = "cpu"):
+    net = MODELS.build(model(masker_of(part))).to(device)
     net.init_weights()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     views = torch.stack([Views(BATCH).views[i] for i in range(BATCH)]).unbind(1)
@@ -292,9 +312,9 @@ def trained(strategy: str, device: str = "cpu"):
     return net, batch, wrapper
 
 
-@pytest.mark.parametrize("strategy", ["MeanFill", "StrongBlur", "HighPassNoise"])
-def test_a_training_step_never_waits_for_the_device(strategy):
-    net, batch, wrapper = trained(strategy)
+@pytest.mark.parametrize("part", STRATEGIES, ids=lambda part: part.__name__)
+def test_a_training_step_never_waits_for_the_device(part):
+    net, batch, wrapper = trained(part)
     with Waits() as waits:
         losses = net.train_step(batch, wrapper)
     assert waits.count == 0
@@ -304,9 +324,9 @@ def test_a_training_step_never_waits_for_the_device(strategy):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA alone can tell every wait")
-@pytest.mark.parametrize("strategy", ["MeanFill", "StrongBlur", "HighPassNoise"])
-def test_a_training_step_on_a_gpu_never_waits_for_it(strategy):
-    net, batch, wrapper = trained(strategy, "cuda")
+@pytest.mark.parametrize("part", STRATEGIES, ids=lambda part: part.__name__)
+def test_a_training_step_on_a_gpu_never_waits_for_it(part):
+    net, batch, wrapper = trained(part, "cuda")
     batch = {
         "inputs": [view.cuda() for view in batch["inputs"]],
         "data_samples": batch["data_samples"].cuda(),

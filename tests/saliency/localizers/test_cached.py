@@ -1,7 +1,4 @@
-"""Cutting a view's map out of its image's, and the file that holds the maps."""
-
-import json
-import struct
+"""Cutting a view's map out of its image's."""
 
 import numpy as np
 import pytest
@@ -9,7 +6,7 @@ import references
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from registered import some_crops
 from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.errors import InputError
@@ -17,34 +14,22 @@ from mmsalmask.masking import MeanFill, SaliencyMasker
 from mmsalmask.saliency import (
     BoundaryPriorSaliency,
     CachedSaliency,
-    Crops,
     cut,
     foreground,
-    open_cache,
     pool_to_grid,
     standardise,
-    write_cache,
 )
-
-
-def some_crops(number, images, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    low = torch.rand(number, 2, generator=generator) * 0.5
-    size = 0.2 + 0.3 * torch.rand(number, 2, generator=generator)
-    return Crops(
-        torch.randint(images, (number,), generator=generator),
-        torch.cat([low, low + size], dim=1),
-        torch.rand(number, generator=generator) < 0.5,
-    )
-
-
-def manifest(images, **more):
-    return {"dataset": {"images": images, "digest": "d"}, "localizer": {"type": "t"}, **more}
 
 
 def cached(images=6, cells=(10, 12)):
     maps = torch.randn(images, *cells, generator=torch.Generator().manual_seed(1))
-    return CachedSaliency(maps.half(), manifest(images))
+    return CachedSaliency(maps.half())
+
+
+def reference(localizer, views, crops, grid):
+    maps = localizer.maps.double().numpy()
+    rows = zip(crops.image.tolist(), crops.box.tolist(), crops.flip.tolist(), strict=True)
+    return np.stack([references.cut_map(maps[i], box, flip, grid) for i, box, flip in rows])
 
 
 share = st.floats(0, 1, width=32)
@@ -162,9 +147,9 @@ def test_cutting_never_waits_for_the_device_nor_loops_over_images():
     counts = []
     for number in (4, 64):
         cache, crops = cached(), some_crops(number, 6)
-        cache(crops, (7, 7))
+        cache.locate(None, crops, (7, 7))
         with profile(activities=[ProfilerActivity.CPU]) as recorded:
-            cache(crops, (7, 7))
+            cache.locate(None, crops, (7, 7))
         names = [event.key for event in recorded.key_averages()]
         waits = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}
         assert not waits & set(names)
@@ -174,82 +159,8 @@ def test_cutting_never_waits_for_the_device_nor_loops_over_images():
 
 def test_autocast_does_not_round_a_cut():
     cache, crops = cached(), some_crops(8, 6)
-    plain = cache(crops, (7, 7))
+    plain = cache.locate(None, crops, (7, 7))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = cache(crops, (7, 7))
+        found = cache.locate(None, crops, (7, 7))
     assert found.dtype == torch.float32
     assert torch.equal(found, plain)
-
-
-# ------------------------------------------------------------------------------------ the file
-
-
-def test_the_file_is_a_safetensors_file_whose_maps_stay_in_it(tmp_path):
-    maps, path = torch.randn(21, 4, 5).half(), tmp_path / "c.safetensors"
-    write_cache(path, maps.split(8), (4, 5), manifest(21, size=64))
-    cache = open_cache(path)
-    assert torch.equal(cache.maps, maps)
-    assert torch.equal(load_file(path)["maps"], maps)
-    assert cache.manifest == manifest(21, size=64, format=2)
-    with open("/proc/self/maps") as mapped:
-        assert str(path) in mapped.read()
-    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
-
-
-@pytest.mark.parametrize("parts", [[20], [21, 1], []])
-def test_a_file_with_a_wrong_number_of_maps_is_not_left_behind(tmp_path, parts):
-    path = tmp_path / "c.safetensors"
-    path.write_bytes(b"old")
-    maps = (torch.zeros(number, 4, 5).half() for number in parts)
-    with pytest.raises(InputError, match="21 images"):
-        write_cache(path, maps, (4, 5), manifest(21))
-    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
-    assert path.read_bytes() == b"old"
-
-
-def test_maps_of_another_shape_or_type_are_refused(tmp_path):
-    for maps in (torch.zeros(2, 5, 4).half(), torch.zeros(2, 4, 5)):
-        with pytest.raises(InputError, match="float16 maps of 4x5 cells"):
-            write_cache(tmp_path / "c.safetensors", [maps], (4, 5), manifest(2))
-
-
-def test_what_is_no_cache_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(InputError, match=r"there is no saliency cache .*make it with"):
-        open_cache(tmp_path / "absent.safetensors")
-    text = tmp_path / "text.safetensors"
-    text.write_text("nothing of the kind, but long enough to hold a header")
-    with pytest.raises(InputError, match="is no saliency cache, or a damaged one"):
-        open_cache(text)
-    other = tmp_path / "weights.safetensors"
-    save_file({"weight": torch.zeros(3)}, other)
-    with pytest.raises(InputError, match="is no saliency cache of this version"):
-        open_cache(other)
-    whole = tmp_path / "whole.safetensors"
-    write_cache(whole, [torch.zeros(9, 4, 5).half()], (4, 5), manifest(9))
-    short = tmp_path / "short.safetensors"
-    short.write_bytes(whole.read_bytes()[:-7])
-    with pytest.raises(InputError, match="is no saliency cache, or a damaged one"):
-        open_cache(short)
-    later = tmp_path / "later.safetensors"
-    content = whole.read_bytes()
-    (size,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"]["mmsalmask_saliency"] = json.dumps(manifest(9, format=3))
-    text = json.dumps(header).encode()
-    later.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
-    with pytest.raises(InputError, match="format 3, wanted 2"):
-        open_cache(later)
-
-
-def test_a_cache_of_other_images_or_of_another_localizer_is_refused():
-    cache = cached()
-    cache.check_dataset({"images": 6, "digest": "d"})
-    with pytest.raises(InputError, match="made of 6 images, but the training data has 7"):
-        cache.check_dataset({"images": 7, "digest": "d"})
-    with pytest.raises(InputError, match="other images, as many but not the same"):
-        cache.check_dataset({"images": 6, "digest": "e"})
-    cache.check_localizer({"type": "t"})
-    with pytest.raises(InputError, match=r"another localizer \(type: t, here u\)"):
-        cache.check_localizer({"type": "u"})
-    with pytest.raises(InputError, match=r"another localizer \(map_size: None, here 14\)"):
-        cache.check_localizer({"type": "t", "map_size": 14})

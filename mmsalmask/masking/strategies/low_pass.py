@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from mmsalmask.checks import check_integer
 from mmsalmask.errors import InputError
-from mmsalmask.masking.strategies import Role, Strategy, refuse_other_shapes
+from mmsalmask.masking.strategy import Strategy, View
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,20 @@ class LowPass(Strategy):
         InputError: for less than one cell, another shape of mask, or a view of fewer pixels.
     """
 
+    example = dict(cells=4)
+
     cells: int = 7
-    focal_prob: float = 0.0
-    channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("cells", self.cells)
-        refuse_other_shapes(self)
 
-    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
-        size = seen.shape[-2:]
+    def fill(self, view: View, generator: Generator | None) -> Tensor:
+        size = view.seen.shape[-2:]
         if min(size) < self.cells:
             raise InputError(
                 f"a view of {size[0]}x{size[1]} px has no {self.cells}x{self.cells} cells: use "
                 "larger views or fewer cells"
             )
-        averages = F.adaptive_avg_pool2d(seen, self.cells)
+        averages = F.adaptive_avg_pool2d(view.seen, self.cells)
         return F.interpolate(averages, size, mode="bilinear", align_corners=False)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from mmsalmask.checks import check_share
 from mmsalmask.masking.fills import mean_fill
-from mmsalmask.masking.strategies import Role, Strategy, refuse_other_shapes
+from mmsalmask.masking.strategy import Strategy, View
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class FeatheredMean(Strategy):
         InputError: for a ramp outside [0, 1], or another shape of mask.
     """
 
+    example = dict(ramp=0.2)
+
     ramp: float = 1 / 14
-    focal_prob: float = 0.0
-    channel_prob: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("ramp", self.ramp)
-        refuse_other_shapes(self)
 
-    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
-        return mean_fill(seen)
+    def fill(self, view: View, generator: Generator | None) -> Tensor:
+        return mean_fill(view.seen)
 
     def paste(self, seen: Tensor, fill: Tensor, mask: Tensor) -> Tensor:
         return torch.lerp(seen, fill, self.opacity(mask).to(seen.dtype))

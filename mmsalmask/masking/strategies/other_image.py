@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from mmsalmask.checks import check_flag
-from mmsalmask.masking.strategies import Mixture, Role, Strategy, refuse_other_shapes
+from mmsalmask.masking.strategy import Mixture, Strategy, View
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,17 @@ class OtherImage(Strategy):
         InputError: for another shape of mask, or a ``with_clean`` that is no truth value.
     """
 
-    with_clean: bool = True
-    focal_prob: float = 0.0
-    channel_prob: float = 0.0
-
     mixes = True
+    example = dict()
+
+    with_clean: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_flag("with_clean", self.with_clean)
-        refuse_other_shapes(self)
 
-    def fill(self, seen: Tensor, role: Role, generator: Generator | None) -> Tensor:
-        return seen.flip(0)
+    def fill(self, view: View, generator: Generator | None) -> Tensor:
+        return view.seen.flip(0)
 
     def mixture(self, seen: Tensor, mask: Tensor) -> Mixture:
         return Mixture(
