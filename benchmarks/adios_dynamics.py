@@ -42,7 +42,7 @@ def train(
             "data_root": options.data,
             "train_dataloader.batch_size": options.batch,
             "train_dataloader.num_workers": 1,
-            "train_dataloader.dataset.pipeline.1.transforms.0.0.scale": options.size,
+            "model.data_preprocessor.augment.view.size": options.size,
             "model.mask_net.size": options.size,
             "model.mask_net.slots": options.slots,
             "model.mask_net.channels": 8,

@@ -105,6 +105,7 @@ class Method:
             "model.neck.in_channels": channels,
             "model.neck.hid_channels": channels,
             "model.queue_len": options.queue,
+            "model.data_preprocessor.augment": None,  # views are given
         }
         if recipe.startswith("adios"):
             overrides |= {"model.mask_net.size": options.size, "model.mask_net.slots": 6}

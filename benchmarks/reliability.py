@@ -57,9 +57,11 @@ RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
 # Small runs
 # --------------------------------------------------------------------------------------------------
 
+# Views of the workers, whose random numbers a resumed run has to repeat as well.
 _SMALL = """
-_base_ = '{root}/configs/demo/{recipe}.py'
+_base_ = ['{root}/configs/demo/{recipe}.py', '{root}/configs/_base_/datasets/mocov2_views.py']
 model = dict({model}
+    data_preprocessor=dict(augment=None),
     backbone=dict(base_channels=8, stem_channels=8),
     neck=dict(in_channels=64, hid_channels=32))
 train_dataloader = dict(

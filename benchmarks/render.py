@@ -2,8 +2,9 @@
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; figures come from
 benchmarks/results, published ones from mmsalmask/downstream/published, and what a method does from
-the metafiles. Run without arguments to rewrite the files, with --check to fail if one is not up to
-date.
+the metafiles. These and the tables of configs/*/README.md come from the configs, by
+benchmarks/recipes.py. Run without arguments to rewrite the files, with --check to fail if one is
+not up to date.
 """
 
 import argparse
@@ -15,14 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
-import yaml
+from recipes import ROOT, metafiles, models, render_metafile, render_readme
 
-ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "mmsalmask" / "downstream" / "published"
+from mmsalmask.downstream.report import PUBLISHED
+
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FILES = [page for page in PAGES if BLOCK.search(page.read_text())]
-FAMILIES = ("supervised", "moco", "simclr", "mscn", "mixmask", "adios", "others")
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [page for page in DOCS if BLOCK.search(page.read_text())]
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -82,10 +82,9 @@ DEPTH = dict(abs_rel="AbsRel ↓", sq_rel="SqRel ↓", rmse="RMSE ↓", d1="δ <
 LEARNER = dict(framework="learner", method="masks")
 
 
-def recipes(folders: tuple[str, ...]) -> list[dict]:
-    """The entries of the metafiles of these folders of configs."""
-    texts = ((ROOT / "configs" / folder / "metafile.yml").read_text() for folder in folders)
-    return [model for text in texts for model in yaml.safe_load(text)["Models"]]
+def every_model() -> list[dict]:
+    """The entries of all metafiles, in the order of the model index."""
+    return [model for metafile in metafiles() for model in models(metafile)]
 
 
 def figures() -> str:
@@ -96,7 +95,7 @@ def figures() -> str:
         for row in published_table("table1_linear.csv")
         if row["framework"] == "MoCov2"
     }
-    told = {model["Name"].partition("_")[0]: model for model in reversed(recipes(FAMILIES))}
+    told = {model["Name"].partition("_")[0]: model for model in reversed(every_model())}
     rows = []
     for method, (in_study, in_prices, in_paper) in CALLED.items():
         runs = list(study.get(in_study, {}).values())
@@ -125,9 +124,7 @@ def over_seeds(runs: list[dict], key: str, absent: str = "–") -> str:
 def model_zoo() -> str:
     """The models whose metafile entry has weights, with its results."""
     rows = []
-    for model in recipes(
-        tuple(path.parent.name for path in sorted(ROOT.glob("configs/*/metafile.yml")))
-    ):
+    for model in every_model():
         if "Weights" not in model:
             continue
         told, results = model["Metadata"], model.get("Results") or []
@@ -165,7 +162,7 @@ def methods() -> str:
     """What a step of each method takes beyond its plain algorithm, as its metafile says."""
     parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
     rows = []
-    for model in recipes(FAMILIES):
+    for model in every_model():
         told = model["Metadata"]
         if "Extra Forwards" in told:
             method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
@@ -542,14 +539,22 @@ def rendered(file: Path) -> str:
     return render(file.read_text(), "" if file.parent == ROOT else "../")
 
 
+# Metafiles first: tables are made of them.
+PAGES: dict[Path, Callable[[Path], str]] = {
+    **dict.fromkeys(metafiles(), render_metafile),
+    **{file.with_name("README.md"): render_readme for file in metafiles()},
+    **dict.fromkeys(FILES, rendered),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    for file in FILES:
-        text = rendered(file)
+    for file, as_it_has_to_be in PAGES.items():
+        text = as_it_has_to_be(file)
         if check and text != file.read_text():
-            sys.exit(f"{file.name} is not up to date: run python benchmarks/render.py")
+            sys.exit(f"{file} is not up to date: run python benchmarks/render.py")
         file.write_text(text)
 
 

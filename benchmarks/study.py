@@ -283,9 +283,8 @@ def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
         dict(type="mmsalmask.PackWhole"),
     ]
     photos = dict(type="mmsalmask.ImageFolder", data_root="data/demo/train", pipeline=pipeline)
-    view = dict(type="mmsalmask.RandomView", size=c.size, crop_area=c.crop_area)
     model = {
-        "data_preprocessor": {"augment": dict(type="mmsalmask.DeviceAugmentation", view=view)},
+        "data_preprocessor": {"augment": {"view": dict(size=c.size, crop_area=c.crop_area)}},
         "backbone": {
             "base_channels": c.width,
             "stem_channels": c.width,

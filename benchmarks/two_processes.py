@@ -1,6 +1,6 @@
 """How much of twice the speed do two processes give, on one thread each?
 
-Trains configs/demo/mocov2-salmask-mean_resnet18-device_demo.py on photos by torchrun with one and
+Trains configs/demo/mocov2-salmask-mean_resnet18_demo.py on photos by torchrun with one and
 with two processes, in turns, and compares the images per second that they log.
 
     python benchmarks/two_processes.py --data caltech101/ --json two_processes.json
@@ -18,7 +18,7 @@ from pathlib import Path
 from mmsalmask.provenance import provenance, write_result
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-device_demo.py"
+CONFIG = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18_demo.py"
 
 
 def images_per_second(processes: int, options: argparse.Namespace) -> float:

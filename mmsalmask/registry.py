@@ -37,3 +37,9 @@ OPTIM_WRAPPERS = Registry(
     scope=_SCOPE,
     locations=["mmsalmask.engine"],
 )
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=_SCOPE,
+    locations=["mmsalmask.algorithms"],
+)

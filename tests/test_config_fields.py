@@ -35,15 +35,12 @@ TINY = {
     "train_dataloader.persistent_workers": False,
     "visualizer.vis_backends": [],
 }
-MOCO, DEVICE = "mocov2-salmask-mean_resnet18_demo", "mocov2-salmask-mean_resnet18-device_demo"
-SIZES = {
-    DEVICE: {
-        "model.data_preprocessor.augment.view.size": 32,
-        "train_dataloader.dataset.pipeline.0.size": 40,
-    },
-    "adios": {"model.mask_net.size": 32, "model.mask_net.channels": 8},
-    "views": {"train_dataloader.dataset.pipeline.1.transforms.0.0.scale": 32},
+MOCO, WORKERS = "mocov2-salmask-mean_resnet18_demo", "../../tests/worker_views"
+VIEWS = {
+    "model.data_preprocessor.augment.view.size": 32,
+    "train_dataloader.dataset.pipeline.0.size": 40,
 }
+ADIOS = {"model.mask_net.size": 32, "model.mask_net.channels": 8}
 
 nan, inf = math.nan, math.inf
 NO_NUMBER = [nan, inf, -inf, 1e39, "0.2", "", None, True, [0.2]]
@@ -228,10 +225,10 @@ PARTS = {
         ),
     ),
     "DeviceAugmentation": Part(
-        DEVICE, f"{PREPROCESSOR}.augment", dict(view=[None, *NO_PART], key=NO_PART)
+        MOCO, f"{PREPROCESSOR}.augment", dict(view=[None, *NO_PART], key=NO_PART)
     ),
     "RandomView": Part(
-        DEVICE,
+        MOCO,
         f"{PREPROCESSOR}.augment.view",
         dict(
             size=NO_COUNT,
@@ -250,9 +247,9 @@ PARTS = {
             flip_prob=NO_SHARE,
         ),
     ),
-    "LoadWhole": Part(DEVICE, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),
+    "LoadWhole": Part(MOCO, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),
     "RandomResizedCrop": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.0",
         dict(
             scale=[*NO_COUNT, (32, 0), (32,), "32"],
@@ -264,7 +261,7 @@ PARTS = {
         ),
     ),
     "MultiView": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1",
         dict(
             num_views=[*NO_COUNT[:-1], [], [1, 1], [0], ["2"]],
@@ -272,13 +269,13 @@ PARTS = {
         ),
     ),
     "HighPassFilter": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.1",
         dict(KERNEL, mean=[None, "abc", 5, [nan, 0, 0], ["1", 2, 3]]),
         dict(type="mmsalmask.HighPassFilter"),
     ),
     "StrongGaussianBlur": Part(
-        MOCO,
+        WORKERS,
         f"{DATASET}.pipeline.1.transforms.0.1",
         KERNEL,
         dict(type="mmsalmask.StrongGaussianBlur"),
@@ -311,7 +308,7 @@ PARTS = {
         dict(type="mmsalmask.ImageNet100", data_root="IMAGENET", pipeline=[]),
     ),
     "InMemory": Part(
-        DEVICE,
+        MOCO,
         DATASET,
         dict(dataset=[None, *NO_PART, FOLDER], resident=NO_FLAG),
         dict(
@@ -444,8 +441,8 @@ _LOADED: dict[str, Config] = {}
 def config_of(part: Part, places: dict[str, str]) -> Config:
     """A small version of the recipe with the class in its place."""
     if part.recipe not in _LOADED:
-        kind = DEVICE if part.recipe == DEVICE else "views"
-        sizes = {**SIZES[kind], **(SIZES["adios"] if part.recipe.startswith("adios") else {})}
+        sizes = {} if part.recipe == WORKERS else VIEWS
+        sizes = {**sizes, **(ADIOS if part.recipe.startswith("adios") else {})}
         queue = {} if "simclr" in part.recipe else {"model.queue_len": 16}
         options = {**TINY, **sizes, **queue, "data_root": places["SHAPES"]}
         _LOADED[part.recipe] = load_config(str(DEMO / f"{part.recipe}.py"), options)
@@ -571,12 +568,15 @@ MISFITS = {
     "queue of other dimensions": (MOCO, {"model.feat_dim": 64}),
     "neck of other channels": (MOCO, {"model.neck.in_channels": 128}),
     "head of another algorithm": (MOCO, {"model.head.type": "mmsalmask.NTXentHead"}),
-    "three views": (MOCO, {f"{DATASET}.pipeline.1.num_views": 3}),
-    "one view": (MOCO, {f"{DATASET}.pipeline.1.num_views": 1}),
+    "three views": (WORKERS, {f"{DATASET}.pipeline.1.num_views": 3}),
+    "one view": (WORKERS, {f"{DATASET}.pipeline.1.num_views": 1}),
     "mask net of another size": ("adios-mocov2_resnet18_demo", {"model.mask_net.size": 64}),
     "mask net of another size, SimCLR": ("adios-simclr_resnet18_demo", {"model.mask_net.size": 64}),
-    "whole images and nothing that cuts them": (DEVICE, {f"{PREPROCESSOR}.augment": None}),
-    "views larger than the memory": (MOCO, {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6}),
+    "whole images and nothing that cuts them": (MOCO, {f"{PREPROCESSOR}.augment": None}),
+    "views larger than the memory": (
+        WORKERS,
+        {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6},
+    ),
     "a std that leaves infinities": (MOCO, {f"{PREPROCESSOR}.std": [1e-38, 1e-38, 1e-38]}),
 }
 
@@ -594,7 +594,7 @@ def test_settings_that_do_not_fit_together_are_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize(
-    "recipe", [MOCO, DEVICE, "adios-mocov2_resnet18_demo", "simclr-salmask-mean_resnet18_demo"]
+    "recipe", [MOCO, WORKERS, "adios-mocov2_resnet18_demo", "simclr-salmask-mean_resnet18_demo"]
 )
 def test_a_rehearsal_leaves_no_trace(places, tmp_path, monkeypatch, recipe):
     ends = []

@@ -15,13 +15,11 @@ says where it stands, and has to be the number that stands there::
           Columns: {Top 1 Accuracy: imagenet100_top1}   # of each metric
 """
 
-import csv
 from pathlib import Path
 
 import pytest
 import yaml
-
-from mmsalmask.downstream.report import PUBLISHED
+from recipes import published
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -42,15 +40,6 @@ def recipes() -> set[str]:
 
 def results(metafile: str) -> list[dict]:
     return [result for model in models(metafile) for result in model.get("Results") or []]
-
-
-def published_row(published: dict) -> dict[str, str]:
-    """The one row of a published table that the given columns select."""
-    with open(PUBLISHED / published["Table"], newline="") as file:
-        rows = list(csv.DictReader(file))
-    wanted = published["Row"].items()
-    (row,) = (row for row in rows if all(row[column] == value for column, value in wanted))
-    return row
 
 
 def test_there_are_recipes_metafiles_and_published_numbers_to_check():
@@ -104,10 +93,8 @@ def test_results_of_the_paper_are_the_published_numbers(metafile):
     for result in results(metafile):
         if result["Source"] != "paper":
             continue
-        row = published_row(result["Published"])
-        columns = result["Published"]["Columns"]
-        published = {metric: float(row[column]) for metric, column in columns.items()}
-        assert result["Metrics"] == published, result
+        numbers = published(result["Published"]).items()
+        assert result["Metrics"] == {metric: float(number) for metric, number in numbers}, result
 
 
 def test_model_index_parses_with_the_model_index_package():

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import references
 import torch
-import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MMPRETRAIN
 from photos import find_photos
+from recipes import metafiles, models
 from registered import STRATEGIES, WEIGHT_FREE
 
 from mmsalmask.config import load_config
@@ -210,37 +210,31 @@ def train(folder: Path, name: str, batch: int = IMAGES, **options) -> Run:
 # ----------------------------------------------------------------------------------- every recipe
 
 
+RECIPES = {model["Name"]: model["Metadata"] for file in metafiles() for model in models(file)}
+# Of these the table of methods says what a step takes: counted in views of the batch.
+METHODS = {name: told for name, told in RECIPES.items() if "Extra Forwards" in told}
+
+
 @pytest.mark.parametrize("name", DEMOS)
 def test_every_demo_trains(folder, name):
     run = train(folder, name, batch=4)
     masks_with = {"masker": run.masker, "mask net": getattr(run.model, "mask_net", None)}
-    plain = name.split("_")[0] in ("mocov2", "simclr")
-    assert [part for part, built in masks_with.items() if built is not None] == (
-        [] if plain else ["mask net"] if name.startswith("adios") else ["masker"]
-    )
-
-
-# What the table of methods says: counted in views of the batch, in one step.
-METHODS = {
-    model["Name"]: model["Metadata"]
-    for file in sorted((ROOT / "configs").glob("*/metafile.yml"))
-    for model in yaml.safe_load(file.read_text())["Models"]
-    if "Extra Forwards" in model["Metadata"]
-}
-PLAIN = {
-    "mocov2": "mocov2_resnet50_4xb32-coslr-200e_in100",
-    "simclr": "simclr_resnet50_4xb64-coslr-200e_in100",
-}
+    masks = RECIPES[name]["Masks"]
+    expected = [] if masks == "nothing" else ["mask net" if "learned slots" in masks else "masker"]
+    assert [part for part, built in masks_with.items() if built is not None] == expected
 
 
 def plain_of(name: str) -> tuple[str, dict]:
-    """The algorithm without masks: a recipe, and the options that take its masker out."""
-    for algorithm, plain in PLAIN.items():
-        if algorithm in name.partition("_")[0].split("-"):
-            return plain, {}
-    if "/others/" in recipe(name):
-        return name, {"data_preprocessor.masker": None}
-    return name, {}
+    """The algorithm without masks: a recipe, and the options that take its masker out.
+
+    It is the recipe that the method's inherits from, or of another library's itself.
+    """
+    if RECIPES[name]["Masks"] == "nothing":
+        return name, {}
+    former = Path(Config._get_base_files(recipe(name))[0])
+    if former.stem in RECIPES:
+        return plain_of(former.stem)
+    return name, {"data_preprocessor.masker": None}
 
 
 @cache
@@ -255,6 +249,7 @@ def test_the_table_of_methods_tells_what_a_step_takes_beyond_the_plain_algorithm
     taken = Counter(forwards(folder, name))
     taken.subtract(forwards(folder, plain, *options.items()))
     assert {part: views for part, views in taken.items() if views} == told["Extra Forwards"]
+    assert RECIPES[plain]["Masks"] == "nothing" or options
     assert (told["Masks"] == "nothing") == ((plain, options) == (name, {}))
     assert ("Localizer" in told) == ("localizer" in told["Extra Forwards"])
 

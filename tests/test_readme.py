@@ -1,5 +1,7 @@
 """Rendered tables are up to date, pictures are clean and say what they show."""
 
+import re
+
 import numpy as np
 import pretrain_cost
 import pytest
@@ -7,14 +9,49 @@ import readme_picture
 import render as tables
 from matplotlib.figure import Figure
 from PIL import Image
-from render import FILES, ROOT, render, rendered
+from recipes import ROOT, metafiles, models
+from render import FILES, PAGES, render
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_tables_show_the_data_they_are_rendered_from(file):
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_pages_show_the_data_they_are_rendered_from(file):
     written = file.read_text()
-    assert rendered(file) == written
-    assert written.count("<!-- table:") == written.count("<!-- end -->") >= 1
+    assert PAGES[file](file) == written
+    tables = written.count("<!-- table:")
+    assert tables == written.count("<!-- end -->")
+    assert tables >= (file in FILES or file.name == "README.md")
+
+
+def test_a_page_that_says_something_else_than_its_config_is_told(tmp_path, monkeypatch, capsys):
+    """A batch size changed by hand, in a metafile and in a table; main() names the first file."""
+    for file, former, changed in (
+        (ROOT / "configs/moco/metafile.yml", "Batch Size: 128", "Batch Size: 64"),
+        (ROOT / "configs/moco/README.md", "| 4 × 32 |", "| 4 × 16 |"),
+    ):
+        copy = tmp_path / file.name
+        copy.write_text(file.read_text().replace(former, changed))
+        text = PAGES[file](file)
+        monkeypatch.setattr(tables, "PAGES", {copy: lambda path, text=text: text})
+        monkeypatch.setattr("sys.argv", ["render.py", "--check"])
+        with pytest.raises(
+            SystemExit, match=r"is not up to date: run python benchmarks/render\.py"
+        ):
+            tables.main()
+        monkeypatch.setattr("sys.argv", ["render.py"])
+        tables.main()
+        assert copy.read_text() == file.read_text()
+
+
+def test_what_a_name_says_of_epochs_and_iterations_is_what_the_config_says():
+    told = 0
+    for model in (model for metafile in metafiles() for model in models(metafile)):
+        length = model["Metadata"].get("Epochs"), model["Metadata"].get("Iterations")
+        match = re.search(r"-(\d+)(e|k)_", model["Name"])
+        if match:
+            number = int(match[1])
+            assert length == ((number, None) if match[2] == "e" else (None, 1000 * number)), model
+            told += 1
+    assert told > 50
 
 
 ORIGIN = dict(command="python x.py", commit="abc", hardware="2 cores", torch="2.11.0")

@@ -1,27 +1,17 @@
-_base_ = './mocov2_resnet18_demo.py'
+_base_ = ['./mocov2_resnet18_demo.py', '../_base_/adios.py']
 
 model = dict(
     type='mmsalmask.ADIOSMoCo',
-    mask_net=dict(type='mmsalmask.MaskUNet', size=64, slots=4),
+    mask_net=dict(_base_.mask_net, size=64, slots=4),
     penalty_weight=0.1)
-
 # benchmarks/results/adios_dynamics.json was measured with these rates of both nets.
 optim_wrapper = dict(
     optimizer=dict(lr=0.06),
-    constructor='mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor',
+    constructor=_base_.two_optimizers.constructor,
     paramwise_cfg=dict(
-        mask_net=dict(
-            optimizer=dict(
-                type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))))
-model_wrapper_cfg = dict(
-    type='MMSeparateDistributedDataParallel',
-    broadcast_buffers=False,
-    device_ids=None)
-
+        mask_net=dict(optimizer=dict(_base_.mask_net_optimizer, lr=0.1, weight_decay=5e-4))))
 custom_hooks = [
-    dict(type='mmsalmask.TrainingStatisticsHook', interval=10),
-    dict(type='mmsalmask.SlotGalleryHook', interval=4),
-    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
-    dict(type='mmsalmask.NonFiniteHook', limit=10),
-    dict(type='mmsalmask.CollapseHook', interval=10),
+    _base_.custom_hooks[0],
+    dict(_base_.slot_gallery, interval=4),
+    *_base_.custom_hooks[2:],
 ]

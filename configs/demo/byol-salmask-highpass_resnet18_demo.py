@@ -1,20 +1,18 @@
-# mmpretrain's BYOL on the images, views and schedule of mocov2_resnet18_demo.py.
-_base_ = './mocov2_resnet18_demo.py'
+# mmpretrain's BYOL on the images and schedule of mocov2_resnet18_demo.py, with its own two views,
+# of which one is always blurred and the other sometimes solarized.
+_base_ = ['./mocov2_resnet18_demo.py', '../_base_/maskers/highpass.py']
 
 model = dict(
     _delete_=True,
     type='BYOL',
     base_momentum=0.01,
     data_preprocessor=dict(
-        type='mmsalmask.MaskingDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True,
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=dict(type='mmsalmask.BoundaryPriorSaliency'),
-            hard_negatives=0)),
+        _base_.model.data_preprocessor,
+        augment=dict(
+            _base_.byol_augment,
+            view=dict(_base_.byol_augment.view, size=64),
+            key=dict(_base_.byol_augment.key, size=64)),
+        masker=dict(_base_.masker, localizer=_base_.boundary_prior, hard_negatives=0)),
     backbone=dict(type='ResNet', depth=18),
     neck=dict(
         type='NonLinearNeck',

@@ -1,12 +1,3 @@
-_base_ = './mocov2_resnet18_demo.py'
+_base_ = ['./mocov2_resnet18_demo.py', '../_base_/maskers/mscn.py']
 
-# Why the query alone is masked: configs/mscn.
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=None,
-            patches='random',
-            hard_negatives=0,
-            masked_views='query')))
+model = dict(data_preprocessor=dict(masker=_base_.masker))

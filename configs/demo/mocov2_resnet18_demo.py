@@ -2,7 +2,7 @@
 # folder of small photos with --cfg-options data_root=/path/to/images.
 _base_ = [
     '../_base_/models/mocov2_resnet50.py',
-    '../_base_/datasets/image_folder_mocov2.py',
+    '../_base_/datasets/image_folder.py',
     '../_base_/default_runtime.py',
 ]
 
@@ -11,46 +11,29 @@ _base_ = [
 model = dict(
     queue_len=512,
     momentum=0.99,
+    data_preprocessor=dict(
+        augment=dict(_base_.mocov2_augment, view=dict(_base_.mocov2_view, size=64))),
     backbone=dict(depth=18),
     neck=dict(in_channels=512, hid_channels=512))
 
-size = 64
 data_root = 'data/demo/train'
-view_pipeline = [
-    dict(
-        type='mmsalmask.RandomResizedCrop',
-        scale=size,
-        crop_ratio_range=(0.2, 1.),
-        backend='pillow'),
-    *_base_.view_pipeline[1:],
-]
-train_pipeline = [
-    _base_.train_pipeline[0],
-    dict(
-        type='mmsalmask.MultiView',
-        num_views=2,
-        transforms=[view_pipeline]),
-    _base_.train_pipeline[2],
-]
 train_dataloader = dict(
     batch_size=64,
     num_workers=2,
     pin_memory=False,
-    dataset=dict(data_root=data_root, pipeline=train_pipeline))
+    dataset=dict(
+        data_root=data_root,
+        pipeline=[dict(type='mmsalmask.LoadWhole', size=96), _base_.device_pipeline[1]]))
 
 # 0.015 for a batch of 128, as in configs/moco.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.0075, momentum=0.9, weight_decay=5e-4))
 # To the last of train_cfg.max_epochs, which is mmengine's default end.
-param_scheduler = [
-    dict(
-        type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
-]
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12)
 
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=2))
 custom_hooks = [
     dict(type='mmsalmask.TrainingStatisticsHook', interval=10),
     dict(type='mmsalmask.MaskGalleryHook', interval=4),

@@ -1,8 +1,3 @@
-_base_ = './simclr_resnet18_demo.py'
+_base_ = ['./simclr_resnet18_demo.py', '../_base_/maskers/highpass.py']
 
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=dict(type='mmsalmask.BoundaryPriorSaliency'))))
+model = dict(data_preprocessor=dict(masker=dict(_base_.masker, localizer=_base_.boundary_prior)))

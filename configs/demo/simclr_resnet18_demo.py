@@ -1,14 +1,12 @@
-# SimCLR in the size of mocov2_resnet18_demo.py, on the same images and views.
+# SimCLR in the size of mocov2_resnet18_demo.py, on the same images, under its own augmentation.
 _base_ = './mocov2_resnet18_demo.py'
 
 model = dict(
     _delete_=True,
     type='mmsalmask.MaskedSimCLR',
     data_preprocessor=dict(
-        type='mmsalmask.MaskingDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True),
+        _base_.model.data_preprocessor,
+        augment=dict(_base_.simclr_augment, view=dict(_base_.simclr_augment.view, size=64))),
     backbone=dict(type='ResNet', depth=18, zero_init_residual=True),
     neck=dict(
         type='NonLinearNeck',

@@ -1,20 +1,13 @@
 # mmpretrain's SimSiam on the images, views and schedule of mocov2_resnet18_demo.py; as in its own
 # recipe, the predictor's lr stays where it starts.
-_base_ = './mocov2_resnet18_demo.py'
+_base_ = ['./mocov2_resnet18_demo.py', '../_base_/maskers/highpass.py']
 
 model = dict(
     _delete_=True,
     type='SimSiam',
     data_preprocessor=dict(
-        type='mmsalmask.MaskingDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        to_rgb=True,
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=dict(type='mmsalmask.BoundaryPriorSaliency'),
-            hard_negatives=0)),
+        _base_.model.data_preprocessor,
+        masker=dict(_base_.masker, localizer=_base_.boundary_prior, hard_negatives=0)),
     backbone=dict(type='ResNet', depth=18, zero_init_residual=True),
     neck=dict(
         type='NonLinearNeck',

@@ -5,30 +5,19 @@ _base_ = [
     '../_base_/models/monodepth2_resnet50.py',
     '../_base_/datasets/kitti_raw_depth.py',
     '../_base_/schedules/monodepth2_adam_20e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/depth_runtime.py',
 ]
 
 model = dict(
     freeze_encoder=False,
-    encoder=dict(
-        depth=18, stem_channels=32, base_channels=32, init_cfg=None),
-    pose=dict(
-        encoder=dict(init_cfg=None, stem_channels=32, base_channels=32)))
+    encoder=dict(depth=18, stem_channels=32, base_channels=32, init_cfg=None),
+    pose=dict(encoder=dict(init_cfg=None, stem_channels=32, base_channels=32)))
 
 data_root = 'data/rendered'
-scale = (128, 64)
-train_pipeline = [
-    dict(type='mmsalmask.LoadFrames'),
-    dict(type='mmsalmask.ResizeFrames', scale=scale),
-    dict(type='mmsalmask.FlipFrames', prob=0.5),
-    dict(type='mmsalmask.PackFrames'),
-]
-test_pipeline = [
-    dict(type='mmsalmask.LoadFrames'),
-    dict(type='mmsalmask.ResizeFrames', scale=scale),
-    dict(type='mmsalmask.LoadTrueDepth'),
-    dict(type='mmsalmask.PackFrames'),
-]
+resize = dict(type='mmsalmask.ResizeFrames', scale=(128, 64))
+load, _, flip, _, pack = _base_.train_pipeline  # without jitter
+train_pipeline = [load, resize, flip, pack]
+test_pipeline = [load, resize, *_base_.test_pipeline[2:]]
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
@@ -51,12 +40,5 @@ test_evaluator = [
     dict(type='mmsalmask.TranslationMetric'),
 ]
 
-epochs = 20
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
-param_scheduler = [
-    dict(type='MultiStepLR', milestones=[15], gamma=0.1, by_epoch=True)
-]
-train_cfg = dict(max_epochs=epochs)
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=5, max_keep_ckpts=2))
-custom_hooks = [dict(type='mmsalmask.BrokenImagesHook', limit=0.01)]
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))

@@ -1,30 +1,8 @@
 # A frozen encoder at 1024x320.
-_base_ = [
-    '../_base_/models/monodepth2_resnet50.py',
-    '../_base_/datasets/kitti_raw_depth.py',
-    '../_base_/schedules/monodepth2_adam_20e.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './monodepth2_resnet50-frozen_1xb12-20e_kitti-640x192.py'
 
-scale = (1024, 320)
-train_pipeline = [
-    dict(type='mmsalmask.LoadFrames'),
-    dict(type='mmsalmask.ResizeFrames', scale=scale),
-    dict(type='mmsalmask.FlipFrames', prob=0.5),
-    dict(type='mmsalmask.JitterFrames', prob=0.5, strength=0.2, hue=0.1),
-    dict(type='mmsalmask.PackFrames'),
-]
-test_pipeline = [
-    dict(type='mmsalmask.LoadFrames'),
-    dict(type='mmsalmask.ResizeFrames', scale=scale),
-    dict(type='mmsalmask.LoadTrueDepth'),
-    dict(type='mmsalmask.PackFrames'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-
-default_hooks = dict(checkpoint=dict(interval=5))
-custom_hooks = [
-    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
-    dict(type='mmsalmask.FrozenCheckHook', modules=['encoder']),
-]
+resize = dict(type='mmsalmask.ResizeFrames', scale=(1024, 320))
+train_dataloader = dict(
+    dataset=dict(pipeline=[_base_.train_pipeline[0], resize, *_base_.train_pipeline[2:]]))
+test_dataloader = dict(
+    dataset=dict(pipeline=[_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]))

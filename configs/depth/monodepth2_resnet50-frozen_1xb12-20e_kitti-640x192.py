@@ -1,13 +1,8 @@
-# The paper's Table 3: a frozen encoder, 640x192.
-_base_ = [
-    '../_base_/models/monodepth2_resnet50.py',
-    '../_base_/datasets/kitti_raw_depth.py',
-    '../_base_/schedules/monodepth2_adam_20e.py',
-    '../_base_/default_runtime.py',
-]
+# A frozen encoder at 640x192, the paper's Table 3.
+_base_ = './monodepth2_resnet50_1xb12-20e_kitti-640x192.py'
 
-default_hooks = dict(checkpoint=dict(interval=5))
+model = dict(freeze_encoder=True)
 custom_hooks = [
-    dict(type='mmsalmask.BrokenImagesHook', limit=0.01),
+    *_base_.custom_hooks,
     dict(type='mmsalmask.FrozenCheckHook', modules=['encoder']),
 ]

@@ -3,10 +3,7 @@ _base_ = [
     '../_base_/models/monodepth2_resnet50.py',
     '../_base_/datasets/kitti_raw_depth.py',
     '../_base_/schedules/monodepth2_adam_20e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/depth_runtime.py',
 ]
 
 model = dict(freeze_encoder=False)
-
-default_hooks = dict(checkpoint=dict(interval=5))
-custom_hooks = [dict(type='mmsalmask.BrokenImagesHook', limit=0.01)]

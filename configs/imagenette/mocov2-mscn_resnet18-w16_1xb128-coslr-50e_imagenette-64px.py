@@ -1,11 +1,3 @@
-_base_ = './mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py'
+_base_ = ['./mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py', '../_base_/maskers/mscn.py']
 
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=None,
-            patches='random',
-            hard_negatives=0,
-            masked_views='query')))
+model = dict(data_preprocessor=dict(masker=_base_.masker))

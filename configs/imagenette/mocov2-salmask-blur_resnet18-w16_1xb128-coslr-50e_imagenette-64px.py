@@ -1,8 +1,3 @@
-_base_ = './mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py'
+_base_ = ['./mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py', '../_base_/maskers/blur.py']
 
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.StrongBlur'),
-            localizer=dict(type='mmsalmask.BoundaryPriorSaliency'))))
+model = dict(data_preprocessor=dict(masker=dict(_base_.masker, localizer=_base_.boundary_prior)))

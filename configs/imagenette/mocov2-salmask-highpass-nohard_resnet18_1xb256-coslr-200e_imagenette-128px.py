@@ -1,9 +1,8 @@
-_base_ = './mocov2_resnet18_1xb256-coslr-200e_imagenette-128px.py'
+_base_ = [
+    './mocov2_resnet18_1xb256-coslr-200e_imagenette-128px.py',
+    '../_base_/maskers/highpass.py',
+]
 
 model = dict(
     data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=dict(type='mmsalmask.BoundaryPriorSaliency'),
-            hard_negatives=0)))
+        masker=dict(_base_.masker, localizer=_base_.boundary_prior, hard_negatives=0)))

@@ -5,13 +5,7 @@ _base_ = '../demo/mocov2_resnet18_demo.py'
 model = dict(
     queue_len=4096,
     bn_splits=8,
-    data_preprocessor=dict(
-        augment=dict(
-            type='mmsalmask.DeviceAugmentation',
-            view=dict(
-                type='mmsalmask.RandomView', size=64, crop_area=(0.2, 1.)))),
-    backbone=dict(
-        base_channels=16, stem_channels=16, zero_init_residual=True),
+    backbone=dict(base_channels=16, stem_channels=16, zero_init_residual=True),
     neck=dict(
         _delete_=True,
         type='NonLinearNeck',
@@ -35,10 +29,7 @@ train_dataloader = dict(
         dataset=dict(
             type='mmsalmask.ImageFolder',
             data_root=data_root + '/train',
-            pipeline=[
-                dict(type='mmsalmask.LoadWhole', size=85),
-                dict(type='mmsalmask.PackWhole'),
-            ])))
+            pipeline=[dict(type='mmsalmask.LoadWhole', size=85), _base_.device_pipeline[1]])))
 optim_wrapper = dict(optimizer=dict(lr=0.15))
 train_cfg = dict(max_epochs=50)
 

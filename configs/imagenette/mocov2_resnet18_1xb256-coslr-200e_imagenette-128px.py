@@ -5,10 +5,8 @@ _base_ = './mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py'
 model = dict(
     symmetric=True,
     bn_splits=1,
-    data_preprocessor=dict(
-        augment=dict(view=dict(size=128, crop_area=(0.08, 1.)))),
-    backbone=dict(
-        base_channels=64, stem_channels=64, zero_init_residual=False),
+    data_preprocessor=dict(augment=dict(view=dict(size=128, crop_area=(0.08, 1.)))),
+    backbone=dict(base_channels=64, stem_channels=64, zero_init_residual=False),
     neck=dict(
         _delete_=True,
         type='MoCoV2Neck',
@@ -21,10 +19,8 @@ model = dict(
 train_dataloader = dict(
     batch_size=256,
     dataset=dict(
-        dataset=dict(pipeline=[
-            dict(type='mmsalmask.LoadWhole', size=144),
-            dict(type='mmsalmask.PackWhole'),
-        ])))
+        dataset=dict(
+            pipeline=[dict(type='mmsalmask.LoadWhole', size=144), _base_.device_pipeline[1]])))
 optim_wrapper = dict(optimizer=dict(lr=0.06))
 train_cfg = dict(max_epochs=200)
 custom_hooks = [

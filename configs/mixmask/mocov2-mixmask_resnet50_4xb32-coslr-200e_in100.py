@@ -1,16 +1,3 @@
-_base_ = '../moco/mocov2_resnet50_4xb32-coslr-200e_in100.py'
+_base_ = ['../moco/mocov2_resnet50_4xb32-coslr-200e_in100.py', '../_base_/maskers/mixmask.py']
 
-# MixMask (Vishniakov, Xing, Shen 2022): half of the query's patches, in blocks, show another image of
-# the batch, and the loss asks for both in proportion to their pixels. As published, the clean query
-# is contrasted, too; without it a step costs what a plain one does:
-# --cfg-options model.data_preprocessor.masker.strategy.with_clean=False
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.OtherImage'),
-            localizer=None,
-            grid=8,
-            query_ratio=(0.5, 0.5),
-            hard_negatives=0,
-            patches='block')))
+model = dict(data_preprocessor=dict(masker=_base_.masker))

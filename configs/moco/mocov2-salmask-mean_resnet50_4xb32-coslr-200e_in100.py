@@ -1,11 +1,3 @@
-_base_ = './mocov2_resnet50_4xb32-coslr-200e_in100.py'
+_base_ = ['./mocov2_resnet50_4xb32-coslr-200e_in100.py', '../_base_/maskers/mean.py']
 
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.MeanFill'),
-            localizer=dict(
-                type='mmsalmask.BackboneSaliency',
-                backbone=dict(type='ResNet', depth=50),
-                checkpoint='torchvision://resnet50.imagenet1k_v2'))))
+model = dict(data_preprocessor=dict(masker=dict(_base_.masker, localizer=_base_.resnet50)))

@@ -1,15 +1,3 @@
-_base_ = '../simclr/simclr_resnet50_1xb256-coslr-200e_folder.py'
+_base_ = ['../simclr/simclr_resnet50_1xb256-coslr-200e_folder.py', '../_base_/maskers/mscn.py']
 
-# MSCN (Jing et al. 2022) is the same masker without saliency: random patches, no hard negative.
-# Both views are high-pass filtered. The query alone is masked, as in the rows it is compared with,
-# so that where the masks lie is all that differs; for masks on both views:
-# --cfg-options model.data_preprocessor.masker.masked_views=both
-model = dict(
-    data_preprocessor=dict(
-        masker=dict(
-            type='mmsalmask.SaliencyMasker',
-            strategy=dict(type='mmsalmask.HighPassNoise'),
-            localizer=None,
-            patches='random',
-            hard_negatives=0,
-            masked_views='query')))
+model = dict(data_preprocessor=dict(masker=_base_.masker))

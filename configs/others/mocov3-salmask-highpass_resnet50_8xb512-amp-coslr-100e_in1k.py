@@ -1,17 +1,18 @@
 # mmpretrain's recipe of MoCo v3, with the masker in its data preprocessor: the query is view 1.
-_base_ = 'mmpretrain::mocov3/mocov3_resnet50_8xb512-amp-coslr-100e_in1k.py'
+_base_ = [
+    'mmpretrain::mocov3/mocov3_resnet50_8xb512-amp-coslr-100e_in1k.py',
+    '../_base_/datasets/device_views.py',
+    '../_base_/maskers/highpass.py',
+]
 
 data_preprocessor = dict(
     type='mmsalmask.MaskingDataPreprocessor',
-    masker=dict(
-        type='mmsalmask.SaliencyMasker',
-        strategy=dict(type='mmsalmask.HighPassNoise'),
-        localizer=dict(
-            type='mmsalmask.BackboneSaliency',
-            backbone=dict(type='ResNet', depth=50),
-            checkpoint='torchvision://resnet50.imagenet1k_v2'),
-        hard_negatives=0))
-
+    augment=dict(
+        _base_.byol_augment,
+        view=dict(_base_.byol_augment.view, crop_area=(0.2, 1.)),
+        key=dict(_base_.byol_augment.key, crop_area=(0.2, 1.))),
+    masker=dict(_base_.masker, localizer=_base_.resnet50, hard_negatives=0))
+train_dataloader = dict(dataset=dict(pipeline=_base_.device_pipeline))
 custom_hooks = [
     dict(type='mmsalmask.TrainingStatisticsHook', interval=100),
     # Pictures of views, saliency and masks, under work_dir/masks.

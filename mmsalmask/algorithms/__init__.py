@@ -1,4 +1,10 @@
-"""The OpenMMLab rim of the heart: preprocessor, algorithms, heads, localizers as configs."""
+"""The OpenMMLab rim of the heart: preprocessor, algorithms, heads, localizers as configs.
+
+Every module in here is imported with the room, so that what it registers is found by configs.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 import mmpretrain.models  # noqa: F401  (registers the backbones and necks our configs name)
 
@@ -22,3 +28,6 @@ __all__ = [
     "backbone_saliency",
     "build_masker",
 ]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

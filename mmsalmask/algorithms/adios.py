@@ -17,7 +17,7 @@ from mmsalmask.algorithms.simclr import MaskedSimCLR, _of_other_processes
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
-from mmsalmask.registry import MODELS
+from mmsalmask.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 
 class ADIOS(BaseSelfSupervisor):
@@ -313,6 +313,7 @@ class ADIOSOptimWrappers(OptimWrapperDict):
         )
 
 
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ADIOSOptimWrapperConstructor:
     """One optimizer for the encoder and one for the mask net, under wrappers of the same kind.
 
@@ -321,7 +322,7 @@ class ADIOSOptimWrapperConstructor:
         optim_wrapper=dict(
             type='OptimWrapper',
             optimizer=dict(...),
-            constructor='mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor',
+            constructor='mmsalmask.ADIOSOptimWrapperConstructor',
             paramwise_cfg=dict(mask_net=dict(optimizer=dict(...))),
         )
 
@@ -378,7 +379,7 @@ def _both(optim_wrapper: OptimWrapper) -> tuple[OptimWrapper, OptimWrapper]:
     if not isinstance(optim_wrapper, OptimWrapperDict):
         raise InputError(
             "ADIOS trains encoder and mask net by an optimizer each: set optim_wrapper.constructor="
-            "'mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor'"
+            "'mmsalmask.ADIOSOptimWrapperConstructor'"
         )
     return optim_wrapper["encoder"], optim_wrapper["mask_net"]
 

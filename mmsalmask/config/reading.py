@@ -1,5 +1,6 @@
 """Reading a config file, and merging the options of the command line into it."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ from mmsalmask.config.wording import ask, nearest
 from mmsalmask.errors import InputError
 from mmsalmask.shipped import CONFIGS
 
+# Recipes that made views on the device had this in their names, beside twins that did not.
+_DEVICE = re.compile(r"-device(?=_demo\.py$|-coslr-200e_(folder|in100)\.py$)")
+
 
 def config_file(name: str | Path) -> Path:
-    """The file that a config argument names; ``mmsalmask::demo/…`` lies in the package."""
+    """The file that a config argument names.
+
+    ``mmsalmask::demo/…`` lies in the package. A recipe that was once published as ``…-device…`` is
+    the one without this word, which makes its views on the device, too.
+    """
     package, mark, inner = str(name).partition("::")
-    return CONFIGS / inner if mark and package == "mmsalmask" else Path(name)
+    file = CONFIGS / inner if mark and package == "mmsalmask" else Path(name)
+    today = file.with_name(_DEVICE.sub("", file.name))
+    return today if today.is_file() and not file.exists() else file
 
 
 def _spelled(file: Path) -> str:
@@ -223,12 +233,21 @@ def _check_effect(cfg: Config, key: str) -> None:
 
 
 def _places(cfg: Config, value: Any) -> list[str]:
-    """The places of this value among what mmengine reads; none for values too common to tell."""
+    """Where in what mmengine reads this value stands; nowhere for values that say too little.
+
+    A dict also stands where it was added to, as a masker without its localizer.
+    """
     if isinstance(value, bool) or value in (None, "", [], {}, ()):
         return []
     root = root_of(cfg)
     spots = (s for key in cfg if key in (*TOP_KEYS, *TOOL_KEYS) for s in walk(step(root, key)))
-    return [spot.name for spot in spots if type(spot.value) is type(value) and spot.value == value]
+    return [spot.name for spot in spots if _holds(spot.value, value)]
+
+
+def _holds(found: Any, value: Any) -> bool:
+    if isinstance(value, dict) and isinstance(found, dict):
+        return found | value == found
+    return type(found) is type(value) and found == value
 
 
 def _same_ending(cfg: Config, key: str) -> list[str]:

@@ -154,7 +154,7 @@ def test_the_hook_without_a_resident_dataset_is_refused(folder):
 
 
 def test_misspelt_settings_of_views_are_refused():
-    config = load_config(str(ROOT / "configs/demo/mocov2-salmask-mean_resnet18-device_demo.py"))
+    config = load_config(str(ROOT / "configs/demo/mocov2-salmask-mean_resnet18_demo.py"))
     config.model.data_preprocessor.augment.view.blur_probability = 0.5
     with pytest.raises(InputError, match="blur_prob"):
         check_config(config)

@@ -328,7 +328,7 @@ def test_the_demo_trains_and_resumes_in_two_processes(tmp_path):
         "train_dataloader.batch_size=6",
         "train_dataloader.num_workers=0",
         "train_dataloader.persistent_workers=False",
-        "train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32",
+        "model.data_preprocessor.augment.view.size=32",
         "model.queue_len=32",
         "default_hooks.checkpoint.interval=1",
     ]

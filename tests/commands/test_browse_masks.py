@@ -17,7 +17,8 @@ from mmsalmask.visualization import gallery
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mocov2-salmask-{}_resnet18_demo.py"
 MASKER = "model.data_preprocessor.masker"
-SMALL = "train_dataloader.dataset.pipeline.1.transforms.0.0.scale=32"
+VIEW = "model.data_preprocessor.augment.view"
+WORKERS = str(ROOT / "tests" / "worker_views.py")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,11 @@ def browse(tool, tmp_path, capsys, monkeypatch):
             seen.append(views)
             add(ratios, views)
 
+        small = [] if config == WORKERS else [f"{VIEW}.size=32"]
         config = config if config.endswith(".py") else str(ROOT / CONFIG.format(config))
         command = [config, "--rows", "1", *map(str, arguments), "-o", out]
-        command += ["--cfg-options", SMALL, *options]
+        if options := [*small, *options]:
+            command += ["--cfg-options", *options]
         status = 0
         with monkeypatch.context() as patch:
             patch.setattr(gallery, "draw_columns", draw_and_keep)
@@ -132,7 +135,7 @@ def test_without_a_localizer_there_is_no_saliency_to_show(browse, folder):
 
 def test_a_non_square_view_keeps_its_shape(browse, folder, tmp_path):
     options = ["train_dataloader.dataset.pipeline.1.transforms.0.0.scale=(48,24)"]
-    status, _, errors, drawn, seen = browse(folder, "--rows", 2, options=options)
+    status, _, errors, drawn, seen = browse(folder, "--rows", 2, config=WORKERS, options=options)
     assert (status, *seen[0].query.shape[-2:]) == (0, 48, 24), errors
     wanted = [[c.pictures[r].mean((0, 1)) for _, cs in drawn for c in cs] for r in range(2)]
     found = cells(tmp_path / "masks.png", drawn, (48, 24))
@@ -234,10 +237,7 @@ def test_files_keep_their_order_and_are_used_again_for_more_batches(browse, fold
         pixels[10:30, 10:30] //= 2
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
         names.insert(0, f"{name}.png")
-    plain = [
-        "train_dataloader.dataset.pipeline.1.transforms.0.1.prob=0",
-        "train_dataloader.dataset.pipeline.1.transforms.0.2.prob=0",
-    ]
+    plain = [f"{VIEW}.jitter_prob=0.0", f"{VIEW}.grey_prob=0.0"]
     status, lines, errors, drawn, _ = browse(*names, "--batches", 2, "--rows", 3, options=plain)
     assert status == 0, errors
     assert lines[0].endswith("(6 views)")

@@ -42,7 +42,7 @@ model = dict(
     feat_dim=8,
     backbone=dict(base_channels=8, stem_channels=8),
     neck=dict(in_channels=64, hid_channels=8, out_channels=8),
-    data_preprocessor=dict(masker=dict(
+    data_preprocessor=dict(augment=None, masker=dict(
         grid=4,
         localizer=dict(
             _delete_=True,

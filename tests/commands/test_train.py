@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from running import Outcome, run_tool
 
-from mmsalmask.config import load_config
+from mmsalmask.config import config_file, load_config
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,8 +38,9 @@ custom_hooks = [
 ]
 """
 PIPELINE = "train_dataloader.dataset.pipeline"
+AUGMENT = "model.data_preprocessor.augment"
 MASKER = "model.data_preprocessor.masker"
-SCALE = f"{PIPELINE}.1.transforms.0.0.scale"
+SIZE = f"{AUGMENT}.view.size"
 
 
 def draw(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path:
@@ -64,7 +65,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def arguments(place: Path, work: str, *more: str, config="tiny.py", **options) -> list[str]:
-    settings = {"data_root": place / "images", SCALE: 32, **options}
+    settings = {"data_root": place / "images", SIZE: 32, **options}
     return [
         *(str(place / config), "--work-dir", str(place / work), *more, "--cfg-options"),
         *(f"{key}={value}" for key, value in settings.items() if value is not None),
@@ -165,7 +166,7 @@ MISTAKES = {
         {f"{MASKER}.hard_negatives": 0, f"{MASKER}.hard_negative_ratio": "(0.1,0.2)"},
         f"{MASKER}.hard_negative_ratio has no effect, since no hard negatives are made",
     ),
-    "small image": ({SCALE: 5}, "an image of 5x5 px is smaller than the 7x7 patch grid"),
+    "small image": ({SIZE: 5}, "an image of 5x5 px is smaller than the 7x7 patch grid"),
     "fewer images than a batch": (
         {"train_dataloader.batch_size": 5000},
         "the 8 training images do not fill one batch of 5000 in each process: set a smaller",
@@ -267,7 +268,7 @@ def test_training_tells_what_it_skips_and_sizes_that_do_not_fit(place):
         "than 32 pixels on the shorter side"
     )
     for size, sentences in ((32, {found}), (12, {found, patches}), (80, {found, small})):
-        done = run(place, work=f"sizes_{size}", **{"data_root": mixed, SCALE: size})
+        done = run(place, work=f"sizes_{size}", **{"data_root": mixed, SIZE: size})
         assert done.status == 0, done.err
         lines = unfolded(done.out + done.err)
         assert {told for told in (found, patches, small) if told in lines} == sentences
@@ -485,9 +486,54 @@ def test_an_option_for_a_variable_that_was_read_already_names_where_it_went():
             load_config(str(DEMO), options)
         return str(caught.value)
 
-    assert SCALE in told(size=96)
+    assert told(**{"masker.grid": 14}).endswith(f"override {MASKER}.grid instead")
+    assert told(**{"masker.strategy.type": "x"}).endswith(
+        f"override {MASKER}.strategy.type instead"
+    )
+    localizer = f"override {MASKER}.localizer.map_size instead"
+    assert told(**{"boundary_prior.map_size": 14}).endswith(localizer)
+
+
+def test_an_option_for_a_list_that_was_read_already_names_where_it_went(tmp_path):
+    bases = [str(DEMO), str(ROOT / "configs" / "_base_" / "datasets" / "mocov2_views.py")]
+    dataset = "train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))"
+    (tmp_path / "own.py").write_text(f"_base_ = {bases!r}\n{dataset}\nsize = 224\n")
+
+    def told(**options) -> str:
+        with pytest.raises(InputError) as caught:
+            load_config(str(tmp_path / "own.py"), options)
+        return str(caught.value)
+
+    scale = f"{PIPELINE}.1.transforms.0.0.scale"
+    assert scale in told(size=96)
     assert told(**{"train_pipeline.0.type": "x"}).endswith(f"override {PIPELINE}.0.type instead")
-    assert told(**{"view_pipeline.0.scale": 96}).endswith(f"override {SCALE} instead")
+    assert told(**{"view_pipeline.0.scale": 96}).endswith(f"override {scale} instead")
+
+
+@pytest.mark.parametrize(
+    ("former", "today"),
+    [
+        (
+            "moco/mocov2-salmask-highpass_resnet50_4xb32-device-coslr-200e_in100.py",
+            "moco/mocov2-salmask-highpass_resnet50_4xb32-coslr-200e_in100.py",
+        ),
+        (
+            "demo/byol-salmask-highpass_resnet18-device_demo.py",
+            "demo/byol-salmask-highpass_resnet18_demo.py",
+        ),
+    ],
+)
+def test_the_former_name_of_a_recipe_with_device_views_is_that_of_today(former, today):
+    configs = ROOT / "configs"
+    assert load_config(str(configs / former)).to_dict() == load_config(configs / today).to_dict()
+    assert load_config(f"mmsalmask::{former}").filename == str(config_file(f"mmsalmask::{today}"))
+    assert not (configs / former).exists()
+
+
+def test_other_names_with_that_word_are_not_taken_for_another_file(tmp_path):
+    (tmp_path / "mine.py").write_text("_base_ = []\n")
+    with pytest.raises(InputError, match=r"mine-device\.py' is not there"):
+        load_config(str(tmp_path / "mine-device.py"))
 
 
 def test_a_variable_that_nobody_reads_may_be_overridden(tmp_path):

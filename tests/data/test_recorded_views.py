@@ -192,17 +192,9 @@ def test_a_dataset_of_datasets_has_no_positions(folder):
         datasets.fingerprint(ConcatDataset([datasets.ImageFolder(str(folder))] * 2))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "demo/mocov2_resnet18_demo",
-        "demo/simclr-salmask-mean_resnet18_demo",
-        "moco/mocov2_resnet50_4xb32-coslr-200e_in100",
-        "simclr/simclr_resnet50_4xb64-coslr-200e_in100",
-    ],
-)
-def test_crops_of_the_recipes_are_antialiased(name):
-    pipeline = load_config(str(CONFIGS.parents[1] / f"{name}.py")).train_dataloader.dataset.pipeline
+@pytest.mark.parametrize("name", ["mocov2", "simclr"])
+def test_crops_of_the_pipelines_are_antialiased(name):
+    pipeline = load_config(str(CONFIGS / f"{name}_views.py")).train_pipeline
     crop = TRANSFORMS.build({**pipeline[1].transforms[0][0], "crop_ratio_range": (0.9, 1.0)})
     # Every other column is white: what shrinks it by more than two has to mix them.
     stripes = np.zeros((1200, 1200, 3), np.uint8)

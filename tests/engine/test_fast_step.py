@@ -151,7 +151,8 @@ TINY = {
     "train_dataloader.batch_size": 8,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
-    "train_dataloader.dataset.pipeline.1.transforms.0.0.scale": 32,
+    "model.data_preprocessor.augment.view.size": 32,
+    "train_dataloader.dataset.pipeline.0.size": 40,
     "train_cfg.max_epochs": 1,
     "default_hooks.logger.interval": 1,
 }

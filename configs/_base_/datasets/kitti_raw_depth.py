@@ -1,7 +1,6 @@
 # KITTI's raw drives; --cfg-options data_root=/path/to/kitti_raw. Splits are computed; for the very
 # images of the published tables give their lists as train_dataloader.dataset.split and
 # test_dataloader.dataset.split.
-custom_imports = dict(imports=['mmsalmask.depth'])
 data_root = 'data/kitti_raw'
 scale = (640, 192)
 train_pipeline = [

@@ -1,41 +1,19 @@
-# Two views of each image under SimCLR's augmentation (Chen et al. 2020), at 224 px: crops from 8 %
-# of the image on, jitter of strength 1. Images stay BGR and uint8 until the preprocessor, so each
-# view is copied to the device once, as bytes.
-# mmsalmask's crop, views and packing are mmpretrain's, and record where each view was cut from.
+# As mocov2_views.py under SimCLR's augmentation (Chen et al. 2020): crops from 8 % of the image on,
+# jitter of strength 1.
+_base_ = './mocov2_views.py'
+
 view_pipeline = [
-    dict(
-        type='mmsalmask.RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.08, 1.),
-        backend='pillow'),
+    dict(_base_.view_pipeline[0], crop_ratio_range=(0.08, 1.)),
     dict(
         type='RandomApply',
         transforms=[
-            dict(
-                type='ColorJitter',
-                brightness=0.8,
-                contrast=0.8,
-                saturation=0.8,
-                hue=0.2)
+            dict(type='ColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
         ],
         prob=0.8),
-    dict(
-        type='RandomGrayscale',
-        prob=0.2,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989)),
-    dict(
-        type='GaussianBlur',
-        magnitude_range=(0.1, 2.0),
-        magnitude_std='inf',
-        prob=0.5),
-    dict(type='RandomFlip', prob=0.5),
+    *_base_.view_pipeline[2:],
 ]
 train_pipeline = [
-    dict(type='mmsalmask.LoadImage'),
-    dict(
-        type='mmsalmask.MultiView',
-        num_views=2,
-        transforms=[view_pipeline]),
-    dict(type='mmsalmask.PackInputs'),
+    _base_.train_pipeline[0],
+    dict(type='mmsalmask.MultiView', num_views=2, transforms=[view_pipeline]),
+    _base_.train_pipeline[2],
 ]

@@ -1,6 +1,6 @@
 # lr 0.3 for a batch of 256; set lr = 0.3 * batch / 256 for another one, it is not rescaled.
-# Chin et al. 2024 give optimizer, lr, batch and cosine; momentum, weight decay, what LARS leaves out
-# and ten epochs of warm-up are SimCLR's own (Chen et al. 2020), as mmpretrain has them.
+# Chin et al. 2024 give optimizer, lr, batch and cosine; momentum, weight decay, what LARS leaves
+# out and ten epochs of warm-up are SimCLR's own (Chen et al. 2020), as mmpretrain has them.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='LARS', lr=0.3, momentum=0.9, weight_decay=1e-6),

@@ -1,9 +1,8 @@
-_base_ = './simclr_views.py'
+_base_ = './device_views.py'
 
 # Any folder: every image below it, no labels. --cfg-options data_root=/path/to/images
 data_root = 'data/images'
 train_dataloader = dict(
-    batch_size=256,
     num_workers=8,
     drop_last=True,
     pin_memory=True,
@@ -11,6 +10,4 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='mmsalmask.ImageFolder',
-        data_root=data_root,
-        pipeline=_base_.train_pipeline))
+        type='mmsalmask.ImageFolder', data_root=data_root, pipeline=_base_.device_pipeline))

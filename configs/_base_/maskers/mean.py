@@ -1,0 +1,4 @@
+# The view's mean.
+_base_ = '../localizers.py'
+
+masker = dict(type='mmsalmask.SaliencyMasker', strategy=dict(type='mmsalmask.MeanFill'))

@@ -1,8 +1,0 @@
-# mocov2-salmask-highpass_resnet50_4xb32-coslr-200e_in100.py with its views made on the device that trains.
-_base_ = [
-    './mocov2-salmask-highpass_resnet50_4xb32-coslr-200e_in100.py',
-    '../_base_/datasets/device_views.py',
-]
-
-model = dict(data_preprocessor=dict(augment=_base_.mocov2_augment))
-train_dataloader = dict(dataset=dict(pipeline=_base_.device_pipeline))
