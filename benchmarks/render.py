@@ -21,8 +21,10 @@ from recipes import ROOT, metafiles, models, render_metafile, render_readme
 from mmsalmask.downstream.report import PUBLISHED
 
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# In code, the marks are an example.
+CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FILES = [page for page in DOCS if BLOCK.search(page.read_text())]
+FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -531,7 +533,9 @@ def render(text: str, up: str = "") -> str:
     def table(block: re.Match) -> str:
         return block[1] + re.sub(r"\]\((?!\w+:)", f"]({up}", TABLES[block[2]]()) + block[3]
 
-    return BLOCK.sub(table, text)
+    parts = CODE.split(text)
+    parts[::2] = [BLOCK.sub(table, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def rendered(file: Path) -> str:

@@ -54,6 +54,14 @@ def test_what_a_name_says_of_epochs_and_iterations_is_what_the_config_says():
     assert told > 50
 
 
+def test_marks_in_code_are_an_example_and_links_lead_from_the_page():
+    marks = "<!-- table: model zoo -->\n<!-- end -->\n"
+    text = render(f"```\n{marks}```\n{marks}", "../")
+    example, table = text.split("```\n")[1:]
+    assert example == marks
+    assert table.count("](../configs/imagenette/") == table.count("](../weights/") > 3
+
+
 ORIGIN = dict(command="python x.py", commit="abc", hardware="2 cores", torch="2.11.0")
 
 
