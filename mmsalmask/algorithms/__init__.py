@@ -15,6 +15,7 @@ from mmsalmask.algorithms.mask_unet import MaskUNet
 from mmsalmask.algorithms.moco import MaskedMoCo
 from mmsalmask.algorithms.preprocessor import MaskingDataPreprocessor, build_masker
 from mmsalmask.algorithms.simclr import MaskedSimCLR
+from mmsalmask.algorithms.torchvision_backbone import TorchvisionBackbone
 
 __all__ = [
     "ADIOSMoCo",
@@ -24,6 +25,7 @@ __all__ = [
     "MaskedMoCo",
     "MaskedSimCLR",
     "MaskingDataPreprocessor",
+    "TorchvisionBackbone",
     "NTXentHead",
     "backbone_saliency",
     "build_masker",

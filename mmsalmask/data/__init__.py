@@ -3,6 +3,7 @@
 from mmsalmask.data.filters import HighPassFilter, StrongGaussianBlur
 from mmsalmask.data.fingerprint import fingerprint
 from mmsalmask.data.image_folder import ImageFolder
+from mmsalmask.data.image_list import ImageList
 from mmsalmask.data.imagenet100 import ImageNet100
 from mmsalmask.data.in_memory import InMemory
 from mmsalmask.data.loading import (
@@ -20,6 +21,7 @@ __all__ = [
     "BrokenImage",
     "HighPassFilter",
     "ImageFolder",
+    "ImageList",
     "ImageNet100",
     "InMemory",
     "LoadImage",

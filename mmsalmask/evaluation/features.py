@@ -35,6 +35,16 @@ from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS, TRANSFORMS
 
 
+def cut_centre(image: Image.Image, size: int) -> Tensor:
+    """The centre of an RGB image as uint8 (3, S, S), its shorter side being resized to 8/7·S."""
+    short = round(size * 8 / 7) / min(image.size)
+    width, height = (max(size, round(side * short)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 class CentreCrops:
     """The last transform of an :class:`ImageFolder`: a uint8 RGB crop (3, S, S) and its class.
 
@@ -46,12 +56,7 @@ class CentreCrops:
 
     def __call__(self, results: dict) -> tuple[Tensor, int]:
         image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
-        short = round(self.size * 8 / 7) / min(image.size)
-        width, height = (max(self.size, round(side * short)) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), results["gt_label"]
+        return cut_centre(image, self.size), results["gt_label"]
 
 
 class EncoderView:

@@ -1,0 +1,1 @@
+"""The public Python of this project; ``import mmsalmask as sm`` has all of it as ``sm.<name>``."""

@@ -1,0 +1,118 @@
+"""A frozen or fine-tunable encoder that carries how it wants its images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+from torch import Tensor, nn
+
+from mmsalmask.checkpoint import is_high_pass, typed_parts
+from mmsalmask.data import read_image
+from mmsalmask.evaluation.features import EncoderView, cut_centre
+
+# ImageNet's, RGB in 0 … 255, as every recipe here has them.
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+
+
+class Encoder(nn.Module):
+    """Maps normalised images (N, 3, H, W) to pooled features (N, C), float32.
+
+    It is a module like any other: ``.to(device)``, ``.train()``, gradients, ``state_dict()``. What
+    its images have to look like is written on it, and :attr:`transform` makes them so.
+
+    Args:
+        backbone: maps images to a feature map, or to a tuple of them of which the last counts.
+        config: with ``model.data_preprocessor`` and, where there is one, the training pipeline.
+        name: of the encoder, for messages.
+
+    Attributes:
+        mean, std: per channel, RGB, of pixels in [0, 1], as torchvision states them.
+        size: side in pixels of the views it learned from.
+        high_pass: whether it learned from high-pass filtered views; its images must be then, too.
+        rgb: the order of the channels, RGB if true, else BGR.
+
+    Example:
+        >>> import mmsalmask as sm
+        >>> from PIL import Image
+        >>> model = sm.get_model("resnet18", pretrained=False)
+        >>> image = Image.new("RGB", (320, 240), "teal")
+        >>> model.transform(image).shape
+        torch.Size([3, 224, 224])
+        >>> model(model.transform(image)[None]).shape
+        torch.Size([1, 512])
+    """
+
+    def __init__(self, backbone: nn.Module, config: Mapping[str, Any], name: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.config = Config(dict(config))
+        self.view = EncoderView(self.config)
+        self.high_pass = is_high_pass(self.config)
+        self.rgb = bool(self.view.rgb)
+        self.size = view_size(self.config)
+        mean = IMAGENET["mean"] if self.view.mean is None else self.view.mean.flatten().tolist()
+        std = IMAGENET["std"] if self.view.std is None else self.view.std.flatten().tolist()
+        ordered = (mean, std) if self.rgb else (mean[::-1], std[::-1])
+        self.mean, self.std = (tuple(round(value / 255, 6) for value in part) for part in ordered)
+
+    @property
+    def transform(self) -> "Transform":
+        """From a picture to what :meth:`forward` takes: crop, normalisation, filter."""
+        return Transform(self.view, self.size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features (N, C) of images (N, 3, H, W) as :attr:`transform` makes them."""
+        maps = self.backbone(images)
+        last = maps[-1] if isinstance(maps, tuple | list) else maps
+        return last.float().mean((2, 3))
+
+    def extra_repr(self) -> str:
+        """Name, size and filter."""
+        return f"{self.name}, size={self.size}, high_pass={self.high_pass}"
+
+
+class Transform:
+    """From a picture to an encoder's input: float32 (3, S, S).
+
+    The shorter side is resized to 8/7 of ``size``, the centre cut out, normalised and, where the
+    encoder learned so, high-pass filtered.
+
+    Args:
+        view: of the encoder.
+        size: S in pixels; another one than the encoder's may be given.
+    """
+
+    def __init__(self, view: EncoderView, size: int) -> None:
+        self.view = view
+        self.size = size
+
+    def __call__(self, image: Image.Image | str | Path) -> Tensor:
+        """Take a PIL image or the path of one; see :func:`mmsalmask.data.read_image`."""
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(np.ascontiguousarray(read_image(image)[..., ::-1]))
+        return self.view(cut_centre(image.convert("RGB"), self.size)[None])[0]
+
+    def __repr__(self) -> str:
+        return f"Transform(size={self.size}, filter={self.view.filter is not None})"
+
+
+def view_size(config: Mapping[str, Any]) -> int:
+    """The side in pixels of the views that a config trains with; 224 where it says nothing."""
+    for part in typed_parts([config.get("model"), config.get("data_preprocessor")]):
+        if part["type"].endswith("RandomView"):
+            return part.get("size", 224)
+    for part in typed_parts(config.get("train_dataloader")):
+        if part["type"].endswith("RandomResizedCrop"):
+            scale = part["scale"]
+            return scale if isinstance(scale, int) else scale[0]
+    return 224

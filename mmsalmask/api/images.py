@@ -1,0 +1,46 @@
+"""What counts as images wherever ``data`` is asked for."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmsalmask.data import ImageFolder
+from mmsalmask.data.image_folder import check_folder
+from mmsalmask.data.image_list import read_paths
+from mmsalmask.data.loading import EXTENSIONS
+from mmsalmask.errors import InputError
+
+Data = str | os.PathLike | Sequence[str | os.PathLike]
+
+
+def is_list_file(path: str | os.PathLike) -> bool:
+    """Whether it is a file of paths: a file that is neither an image nor an archive."""
+    path = Path(path).expanduser()
+    return path.is_file() and path.suffix.lower() not in (*EXTENSIONS, ".tar")
+
+
+def image_paths(data: Data) -> list[str]:
+    """The paths of images.
+
+    Args:
+        data: a folder, in which images are searched to any depth; an image; a text file with a
+            path a line; or a list of any of these. Each image counts once, at its first place.
+
+    Raises:
+        InputError: a folder or file is missing, or there are no images.
+    """
+    several = [data] if isinstance(data, str | os.PathLike) else list(data)
+    if not several:
+        raise InputError("there are no images: data is an empty list")
+    return list(dict.fromkeys(path for part in several for path in _paths(part)))
+
+
+def _paths(part: str | os.PathLike) -> list[str]:
+    path = os.path.expanduser(os.fspath(part))
+    if is_list_file(path):
+        return read_paths(path)
+    if os.path.isfile(path) and Path(path).suffix.lower() in EXTENSIONS:
+        return [path]
+    check_folder(path, "give a folder of images, an image, or a text file of paths")
+    folder = ImageFolder(path)
+    return [folder.get_data_info(index)["img_path"] for index in range(len(folder))]

@@ -1,0 +1,176 @@
+"""Encoders by name: trained ones of this project, checkpoints, and untrained architectures."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from mmsalmask import shipped
+from mmsalmask.api.backbones import RESNETS, backbone_config, build_backbone, channels_of
+from mmsalmask.api.encoder import IMAGENET, Encoder
+from mmsalmask.checkpoint import (
+    check_complete,
+    check_matches,
+    config_of,
+    find_backbone,
+    load_checkpoint,
+    saw_high_pass,
+)
+from mmsalmask.config import load_config
+from mmsalmask.config.wording import ask, nearest
+from mmsalmask.errors import InputError
+
+_SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
+
+
+def list_models() -> dict[str, dict[str, Any]]:
+    """The trained encoders that come with this project.
+
+    Returns:
+        By the name, for :func:`get_model`: ``config``; ``data`` and ``epochs`` of its pretraining;
+        ``results``, top-1 accuracies in percent by task; and the ``weights``, a file.
+
+    Example:
+        >>> import mmsalmask as sm
+        >>> for name, model in sm.list_models().items():
+        ...     assert model["results"]["kNN Classification"] > 40
+    """
+    return {
+        model["Name"]: {
+            "config": f"mmsalmask::{model['Config'].removeprefix('configs/')}",
+            "data": model["Metadata"].get("Training Data"),
+            "epochs": model["Metadata"].get("Epochs"),
+            "results": {
+                result["Task"]: result["Metrics"].get("Top 1 Accuracy")
+                for result in model.get("Results", [])
+            },
+            "weights": str(weights),
+        }
+        for file in sorted(shipped.CONFIGS.glob("*/metafile.yml"))
+        for model in yaml.safe_load(file.read_text(encoding="utf-8"))["Models"]
+        if (weights := _shipped_file(model.get("Weights"))) is not None
+    }
+
+
+def _shipped_file(name: str | None) -> Path | None:
+    """The file of a metafile's ``Weights``, in the package or the checkout, if it is there."""
+    roots = (shipped.SHIPPED, Path(shipped.__file__).resolve().parents[1])
+    files = [root / name for root in roots if name and (root / name).is_file()]
+    return files[0] if files else None
+
+
+def get_model(name_or_checkpoint: str | os.PathLike, pretrained: bool = True) -> Encoder:
+    """An encoder with its preprocessing.
+
+    Args:
+        name_or_checkpoint: a name of :func:`list_models`; a checkpoint file or address, of a run
+            here or of anybody's (see :func:`mmsalmask.checkpoint.find_backbone`); or an
+            architecture: ``resnet50``, any ConvNet of torchvision, ``timm/<name>``.
+        pretrained: with its weights. For an architecture, ImageNet's, from its library. Without,
+            those of seed 0.
+
+    Returns:
+        The encoder in eval mode, on the CPU. A checkpoint that says nothing of its preprocessing
+        gets ImageNet's mean and std at 224 px.
+
+    Raises:
+        InputError: there is no such name, file or address, or the file holds something else.
+
+    Example:
+        >>> import mmsalmask as sm
+        >>> sm.get_model("resnet18", pretrained=False).size
+        224
+    """
+    name = os.fspath(name_or_checkpoint)
+    known = list_models()
+    if name in known:
+        config = load_config(known[name]["config"])
+        encoder = _with_weights(known[name]["weights"], config, name, pretrained)
+    elif Path(name).suffix in _SUFFIXES or "://" in name or Path(name).exists():
+        encoder = _with_weights(name, None, Path(name).name, pretrained)
+    else:
+        encoder = _architecture(name, pretrained, known)
+    return encoder.eval()
+
+
+def _architecture(name: str, pretrained: bool, known: Mapping[str, Any]) -> Encoder:
+    try:
+        backbone = backbone_config(name, pretrained)
+    except InputError as error:
+        near = nearest(name, {model: model for model in known}, count=3)
+        if not near:
+            raise
+        raise InputError(f"no model named '{name}'{ask(near)}") from error
+    _be_quiet()
+    built = build_backbone(backbone)
+    channels_of(built)  # or an error
+    return Encoder(built, _plain_config(backbone, False), name)
+
+
+def _with_weights(file: str, config: Mapping | None, name: str, pretrained: bool) -> Encoder:
+    """The encoder of a checkpoint, as its own config describes it or the one that is given."""
+    content = load_checkpoint(file)
+    found = find_backbone(content)
+    if config is None:
+        config = config_of(content)
+        if not isinstance((config.get("model") or {}).get("backbone"), dict):
+            # The shape of its tensors tells; what is built must fit them without remainder.
+            high_pass = bool(saw_high_pass(content))
+            config = _plain_config(_resnet_of(found.state, file), high_pass)
+    backbone = {
+        key: value for key, value in config["model"]["backbone"].items() if key != "init_cfg"
+    }
+    _be_quiet()
+    net = build_backbone(backbone)
+    check_complete(found.state, backbone, file)
+    state = {key: value for key, value in found.state.items() if not key.startswith("fc.")}
+    check_matches(net, state, file)
+    if pretrained:
+        net.load_state_dict(state, strict=False)  # num_batches_tracked may be absent
+    return Encoder(net, config, name)
+
+
+def _plain_config(backbone: Mapping[str, Any], high_pass: bool) -> dict[str, Any]:
+    preprocessor = dict(type="mmsalmask.MaskingDataPreprocessor", **IMAGENET)
+    if high_pass:
+        strategy = dict(type="mmsalmask.HighPassNoise")
+        preprocessor["masker"] = dict(type="mmsalmask.SaliencyMasker", strategy=strategy)
+    return dict(model=dict(backbone=dict(backbone), data_preprocessor=preprocessor))
+
+
+def _resnet_of(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
+    """The config of the plain ResNet that has these tensors.
+
+    Raises:
+        InputError: none has.
+    """
+    from mmpretrain.models import ResNet
+
+    blocks = re.findall(r"^layer(\d)\.(\d+)\.conv1\.weight$", "\n".join(state), re.MULTILINE)
+    stages = tuple(sum(stage == str(number) for stage, _ in blocks) for number in range(1, 5))
+    kind = "Bottleneck" if any(".conv3." in key for key in state) else "BasicBlock"
+    for depth, (block, wanted) in ResNet.arch_settings.items():
+        if depth in RESNETS.values() and block.__name__ == kind and wanted == stages:
+            width = len(state["layer1.0.conv1.weight"])
+            stem = len(state["conv1.weight"]) if "conv1.weight" in state else width
+            own = {} if width == stem == 64 else dict(base_channels=width, stem_channels=stem)
+            return dict(type="ResNet", depth=depth, **own)
+    raise InputError(
+        f"{file} does not say which net it belongs to, and its tensors are not those of a ResNet: "
+        "give a checkpoint of a run here, which holds its config"
+    )
+
+
+def _be_quiet() -> None:
+    """Building a net logs the initialisation of every layer at level INFO."""
+    MMLogger.get_instance("mmsalmask", log_level="WARNING")
+
+
+def is_encoder_like(model: Any) -> bool:
+    """Whether a module carries its preprocessing as an :class:`Encoder` does."""
+    return isinstance(model, nn.Module) and hasattr(model, "view") and hasattr(model, "size")
