@@ -16,7 +16,7 @@ import yaml
 from mmengine.config import Config
 
 from mmsalmask.config import load_config
-from mmsalmask.downstream.report import PUBLISHED
+from mmsalmask.downstream.tables import PUBLISHED
 from mmsalmask.registry import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent

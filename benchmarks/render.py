@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 from recipes import ROOT, metafiles, models, render_metafile, render_readme
 
-from mmsalmask.downstream.report import PUBLISHED
+from mmsalmask.downstream.tables import PUBLISHED
 
 BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # In code, the marks are an example.

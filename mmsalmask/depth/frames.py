@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as colours
 
 from mmsalmask.data.loading import BrokenImage, read_image
-from mmsalmask.depth.kitti import read_laser_depth
+from mmsalmask.depth.kitti_files import read_laser_depth
 from mmsalmask.errors import InputError
 from mmsalmask.registry import TRANSFORMS
 
@@ -149,8 +149,8 @@ class LoadTrueDepth(BaseTransform):
     """Read the true depth map of the target.
 
     Required key: ``depth_path``, a 16-bit PNG in 1/256 m or a ``.npy`` of float metres; or
-    ``laser`` with a scan to project (see :func:`mmsalmask.depth.kitti.laser_depth`). Added key:
-    ``depth`` (H, W) float32 in metres, 0 where it is not known.
+    ``laser`` with a scan to project (see :func:`mmsalmask.depth.kitti_files.laser_depth`). Added
+    key: ``depth`` (H, W) float32 in metres, 0 where it is not known.
 
     Raises:
         BrokenImage: the file cannot be read as such.

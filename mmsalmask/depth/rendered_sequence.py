@@ -211,7 +211,7 @@ def render_drive(
     The layout is that of KITTI's raw data. True poses stand in ``poses.txt``, one row of a 3×4
     matrix a line, as in KITTI's odometry benchmark. The laser's points are those of every second
     pixel, put where the development kit's rounding finds them (see
-    :func:`mmsalmask.depth.kitti.laser_depth`).
+    :func:`mmsalmask.depth.kitti_files.laser_depth`).
     """
     height, width = size
     intrinsics = intrinsic_matrix(height, width)

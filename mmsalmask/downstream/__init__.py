@@ -1,1 +1,1 @@
-"""What a backbone is good for: detection and segmentation in mmdet and mmseg, and their report."""
+"""What a backbone is good for: downstream tasks, a module of ``tasks`` each, and the report."""

@@ -109,7 +109,8 @@ def load_backbone(config: Config, checkpoint: str, seed: int) -> nn.Module:
     if config.get("model", {}).get("backbone") is None:
         raise InputError(f"{config.filename} has no model.backbone to evaluate")
     torch.manual_seed(seed)
-    backbone = MODELS.build(config.model.backbone)
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmpretrain"):
+        backbone = MODELS.build(config.model.backbone)
     if checkpoint == "none":
         backbone.init_weights()
         return backbone

@@ -3,8 +3,8 @@
 A linear classifier on a frozen backbone sees the same feature of an image in every epoch unless the
 image is augmented anew. So the features of centre crops are computed once, and a stack of
 classifiers, one for each learning rate and weight decay, is trained on them at once: all logits of
-a batch are one matrix product, all gradients another. Each classifier of the stack becomes what
-``torch.nn.Linear`` and ``torch.optim.SGD`` would make of it alone.
+a batch are one matrix product. Each classifier of the stack becomes what ``torch.nn.Linear`` and
+``torch.optim.SGD`` make of it alone.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmsalmask.data import split_share
@@ -70,6 +71,7 @@ class Stack(NamedTuple):
         )
 
 
+@torch.enable_grad()
 def fit_stack(
     features: Tensor,
     labels: Tensor,
@@ -96,38 +98,34 @@ def fit_stack(
     generator = torch.Generator().manual_seed(seed)
     first = 0.01 * torch.randn(num_classes, features.shape[1], generator=generator)
     number = len(learning_rates)
-    weight = first.to(features).expand(number, -1, -1).clone()
-    bias = weight.new_zeros(number, num_classes)
-    weight_speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
+    weight = first.to(features).expand(number, -1, -1).clone().requires_grad_()
+    bias = weight.new_zeros(number, num_classes, requires_grad=True)
+    speeds = torch.zeros_like(weight), torch.zeros_like(bias)
     rates, decays = weight.new_tensor(learning_rates), weight.new_tensor(weight_decays)
     for epoch in range(recipe.epochs):
         step = rates * recipe.factor(epoch)
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for batch in order.split(recipe.batch_size):
-            images = features[batch]
-            logits = torch.addmm(bias.flatten(), images, weight.flatten(0, 1).T)
-            # The gradient of the mean cross-entropy by the logits: softmax minus one-hot.
-            error = logits.view(-1, number, num_classes).softmax(dim=2)
-            error.scatter_add_(
-                2,
-                labels[batch].view(-1, 1, 1).expand(-1, number, 1),
-                error.new_full((len(batch), number, 1), -1.0),
-            )
-            error /= len(batch)
-            gradient = (error.flatten(1).T @ images).view_as(weight)
-            _descend(weight, weight_speed, gradient, step, decays, recipe.momentum)
-            _descend(bias, bias_speed, error.sum(0), step, decays, recipe.momentum)
-    return Stack(weight, bias)
+            logits = torch.addmm(bias.flatten(), features[batch], weight.flatten(0, 1).T)
+            true = labels[batch].repeat_interleave(number)
+            # The sum over classifiers of their mean losses, whose gradients do not mix.
+            loss = F.cross_entropy(logits.view(-1, num_classes), true, reduction="sum") / len(batch)
+            loss.backward()
+            for value, speed in zip((weight, bias), speeds, strict=True):
+                _descend(value, speed, step, decays, recipe.momentum)
+    return Stack(weight.detach(), bias.detach())
 
 
-def _descend(
-    value: Tensor, speed: Tensor, gradient: Tensor, step: Tensor, decay: Tensor, momentum: float
-) -> None:
-    """A step of SGD in place; ``step`` and ``decay`` (S,) belong to the first dimension."""
+@torch.no_grad()
+def _descend(value: Tensor, speed: Tensor, step: Tensor, decay: Tensor, momentum: float) -> None:
+    """A step of ``torch.optim.SGD`` in place, which has one rate for all of a tensor.
+
+    ``step`` and ``decay`` (S,) belong to the first dimension.
+    """
     shape = (-1, *[1] * (value.dim() - 1))
-    gradient.addcmul_(decay.view(shape), value)
-    speed.mul_(momentum).add_(gradient)
+    speed.mul_(momentum).add_(value.grad.addcmul_(decay.view(shape), value))
     value.sub_(step.view(shape) * speed)
+    value.grad = None
 
 
 class Trial(NamedTuple):

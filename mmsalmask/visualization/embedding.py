@@ -4,7 +4,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -72,9 +71,8 @@ def embed(
     labels = np.array([dataset.get_data_info(i)["gt_label"] for i in range(len(dataset))])
     chosen = most_frequent(labels, classes, images)
     loader = DataLoader(dataset.get_subset(chosen.tolist()), batch_size=50)
-    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmpretrain"):
-        backbone = load_backbone(config, checkpoint, seed).to(device)
-        features, found = extract_features(backbone, loader, device, EncoderView(config))
+    backbone = load_backbone(config, checkpoint, seed).to(device)
+    features, found = extract_features(backbone, loader, device, EncoderView(config))
     points = tsne(features, seed)
     return {
         "points": [[round(float(value), 3) for value in point] for point in points],

@@ -19,7 +19,8 @@ FILES = {
 
 @pytest.mark.parametrize("tool", FOLDERS)
 def test_a_folder_is_called_work_dir_and_may_be_called_out_as_before(tool):
-    parse = import_module(tool).parse_arguments
+    moved = tool in ("transfer", "depth_report")
+    parse = import_module(f"mmsalmask.commands.{tool}" if moved else tool).parse_arguments
     for name in ("--work-dir", "--out"):
         assert parse([*FOLDERS[tool], name, "there"]).work_dir == Path("there")
 

@@ -1,89 +1,29 @@
 """tools/transfer.py: every task that data allows, with the right recipe, resumed and reported."""
 
-import argparse
 import json
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import transfer
 
 import mmsalmask  # noqa: F401  serves mmcv's operators where they are not compiled
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
-from mmdet.datasets import CocoDataset
+from drawn import draw_example
 from mmpretrain.models import ResNet
-from PIL import Image
 from running import run_tool
-from scipy.io import savemat
 
+from mmsalmask import jobs
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.commands import transfer
 from mmsalmask.config import load_config
-from mmsalmask.data import ImageNet100
-from mmsalmask.downstream import tasks as downstream
+from mmsalmask.downstream import trained
+from mmsalmask.downstream.task import registered
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-SIZE = (64, 48)
-BOX = (10, 8, 40, 36)  # x1, y1, x2, y2
-XML = """<annotation><size><width>64</width><height>48</height></size><object><name>cat</name>
-<difficult>0</difficult><bndbox><xmin>10</xmin><ymin>8</ymin><xmax>40</xmax><ymax>36</ymax></bndbox>
-</object></annotation>"""
-
-
-def draw(path: Path, color: tuple[int, int, int]) -> None:
-    """A box of a colour on noise."""
-    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (*SIZE[::-1], 3), np.uint8)
-    pixels[BOX[1] : BOX[3], BOX[0] : BOX[2]] = color
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def make_voc(root: Path) -> None:
-    """Four images of either year; those of the test of 2012 were trained on."""
-    for year in (2007, 2012):
-        home, names = root / f"VOC{year}", [f"{year}_{i}" for i in range(4)]
-        for name in names:
-            draw(home / "JPEGImages" / f"{name}.jpg", (200, 30, 30))
-            (home / "Annotations").mkdir(exist_ok=True)
-            (home / "Annotations" / f"{name}.xml").write_text(XML)
-            labels = np.zeros(SIZE[::-1], np.uint8)
-            labels[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 8
-            for folder in ("SegmentationClass", "SegmentationClassAug"):
-                (home / folder).mkdir(exist_ok=True)
-                Image.fromarray(labels).save(home / folder / f"{name}.png")
-        for use, lists in (("Main", ("trainval", "test")), ("Segmentation", ("train", "aug"))):
-            (home / "ImageSets" / use).mkdir(parents=True)
-            for part, of_list in zip(lists, (names[:2], names[2:]), strict=True):
-                (home / "ImageSets" / use / f"{part}.txt").write_text("\n".join(of_list))
-        (home / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(names[1:3]))
-
-
-def make_coco(root: Path) -> None:
-    classes = CocoDataset.METAINFO["classes"]
-    x, y, right, bottom = BOX
-    box = {"bbox": [x, y, right - x, bottom - y], "area": (right - x) * (bottom - y)}
-    box |= {"segmentation": [[x, y, right, y, right, bottom, x, bottom]], "iscrowd": 0}
-    for split, count in (("train", 3), ("val", 4)):
-        images = [
-            {"id": i, "file_name": f"{split}{i}.jpg", "width": 64, "height": 48}
-            for i in range(count)
-        ]
-        for image in images:
-            draw(root / f"{split}2017" / image["file_name"], (30, 30, 200))
-        content = {
-            "info": {},
-            "images": images,
-            "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
-            "annotations": [
-                {**box, "id": i + 1, "image_id": i, "category_id": 17} for i in range(count)
-            ],
-        }
-        (root / "annotations").mkdir(exist_ok=True)
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +36,9 @@ def place(tmp_path_factory) -> Path:
     meta = {"cfg": config.pretty_text, "epoch": 3}
     (place / "run").mkdir()
     torch.save({"state_dict": state, "meta": meta}, place / "run" / "epoch_3.pth")
-    for label, color in enumerate([(220, 20, 20), (20, 220, 20), (20, 20, 220)]):
-        for i in range(8):
-            draw(place / "data" / "caltech101" / f"class_{label}" / f"{'i' * (i + 1)}.jpg", color)
-    make_voc(place / "data" / "VOCdevkit")
-    make_coco(place / "elsewhere")
+    for task in registered():
+        draw_example(task, place / "data")
+    (place / "data" / "coco").rename(place / "elsewhere")
     return place
 
 
@@ -122,14 +60,14 @@ def calls(monkeypatch) -> list[tuple[str, ...]]:
         if outcome.status:
             raise InputError(outcome.sentence())
 
-    monkeypatch.setattr(transfer, "call", call)
+    monkeypatch.setattr(jobs, "call", call)
     # Every dataset that mmengine builds collects garbage, all of the test session's; and every
     # run lays its config out prettily, for seconds. Neither is what is tested here.
     monkeypatch.setattr("gc.collect", lambda: 0)
     monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
     settings = {"SIDE": 64, "BATCH": 2, "ITERATIONS": 2, "TEST_IMAGES": 3}
     for name, value in settings.items():
-        monkeypatch.setattr(downstream, f"SMALL_{name}", value)
+        monkeypatch.setattr(trained, f"SMALL_{name}", value)
     return made
 
 
@@ -151,7 +89,8 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     data = ("--data", f"coco={place / 'elsewhere'}")
     results = run(place, *data)
     told = capsys.readouterr().out
-    assert list(results) == JOBS
+    assert [name for name in results if name in JOBS] == JOBS
+    assert {result["task"] for result in results.values()} == registered().keys()
     assert "left out: linear-imagenet: there is no folder" in told
     assert "seg-cityscapes: there is no folder" in told
     assert [call[0] for call in calls] == ["linear.py", "knn.py", *["train.py", "test.py"] * 3]
@@ -180,6 +119,7 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     text = (place / "out" / "report.md").read_text()
     page = (place / "out" / "report.html").read_text()
     assert "Too small to compare" in text
+    assert all(f"\n## {task.heading}\n" in text for task in registered().values())
     assert "- high-pass filtered images: yes" in text
     assert f"**{results['linear-caltech101']['figures']['caltech101_top1']:.2f}**" in text
     assert f"**{results['voc']['figures']['voc_ap50']:.2f}**" in text
@@ -190,7 +130,11 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     (left_out,) = (line for line in text.splitlines() if line.startswith("Left out, because "))
     for curve in ("VOC, boxes", "COCO, boxes", "COCO, masks"):
         assert f"{curve} (0." in left_out
-    assert text.count("![") == page.count("data:image/png") == 4
+    pictures = re.findall(r"!\[(.*?)\]", text)
+    shown = {"t-SNE of Caltech-101", "Found on VOC", "Found on COCO", "Segmentation of VOC"}
+    assert shown <= set(pictures)
+    assert "Precision and recall" not in pictures
+    assert len(pictures) == page.count("data:image/png")
     assert "this backbone" in told
 
     # As if killed: before VOC's detector was tested, and while the segmentation was trained.
@@ -250,15 +194,16 @@ def test_words_that_are_unknown_are_refused(place, capsys, words, sentence):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_schedule_that_is_unknown_is_refused(place):
+    with pytest.raises(InputError, match="the schedule is 'tiny': give one of full, small"):
+        transfer.transfer(place / "run" / "epoch_3.pth", schedule="tiny")
+
+
 def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypatch, capsys):
-    run_features = transfer.run_features
+    def fail(*arguments):
+        raise InputError("the neighbours have moved")
 
-    def fail(*arguments, **keywords):
-        if arguments[-2]["task"] == "knn":
-            raise InputError("the neighbours have moved")
-        return run_features(*arguments, **keywords)
-
-    monkeypatch.setattr(transfer, "run_features", fail)
+    monkeypatch.setattr(registered()["knn"], "run", fail)
     with pytest.raises(SystemExit) as caught:
         run(place, "--tasks", "linear,knn", "--work-dir", str(place / "part"))
     assert caught.value.code == 2
@@ -269,28 +214,6 @@ def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypa
     assert "**this backbone, too small to compare**" in text
 
 
-def backbone(**facts) -> transfer.Backbone:
-    facts = {"high_pass": "unknown", "model": "unknown", **facts}
-    return transfer.Backbone("name", {}, facts, "nothing", 50, Path("backbone.pth"))
-
-
-@pytest.mark.parametrize(
-    ("high_pass", "model"),
-    [("true", "mmsalmask.MaskedSimCLR"), ("false", "mmsalmask.MaskedMoCo"), ("unknown", "unknown")],
-)
-def test_recipes_follow_filter_and_algorithm(high_pass, model):
-    for name, recipe in transfer.RECIPES.items():
-        file = backbone(high_pass=high_pass, model=model).recipe(recipe.config)
-        assert file.is_file(), name
-        assert ("-highpass" in file.name) == (high_pass == "true")
-        if recipe.task == "linear":
-            assert file.name.startswith("simclr" if "SimCLR" in model else "mocov2")
-        config = load_config(str(file))
-        per_process = config.train_dataloader.batch_size
-        processes = int(file.stem.split("xb")[0].rpartition("_")[2])
-        assert recipe.batch == per_process * processes, name
-
-
 def test_a_backbone_that_the_recipes_are_not_for_is_refused(tmp_path, capsys):
     state = ResNet(18, base_channels=8).state_dict()
     torch.save({"state_dict": state}, tmp_path / "slim.pth")
@@ -298,59 +221,3 @@ def test_a_backbone_that_the_recipes_are_not_for_is_refused(tmp_path, capsys):
         transfer.main([str(tmp_path / "slim.pth"), "--data-root", str(tmp_path)])
     assert caught.value.code == 2
     assert "is no plain ResNet of 18, 34, 50, 101, 152 layers" in capsys.readouterr().err
-
-
-def options(place: Path, **values) -> argparse.Namespace:
-    return argparse.Namespace(**{"train_per_class": 2, "seed": 0, "schedule": "full", **values})
-
-
-def test_imagenet100_and_flowers102_are_linked_as_folders_of_classes(tmp_path):
-    for split in ("train", "val"):
-        for wnid in (*ImageNet100.METAINFO["classes"], "n00000000"):
-            draw(tmp_path / "imagenet" / split / wnid / f"{wnid}.JPEG", (9, 9, 9))
-    words, shown, counts = transfer.labelled(
-        "imagenet", tmp_path / "imagenet", tmp_path / "links", options(tmp_path)
-    )
-    assert counts == {"train_images": 100, "test_images": 100}
-    assert words == [f"--{side}={tmp_path / 'links/imagenet' / side}" for side in ("train", "test")]
-    assert shown == tmp_path / "links" / "imagenet" / "test"
-
-    flowers = tmp_path / "flowers102"
-    for i in range(1, 7):
-        draw(flowers / "jpg" / f"image_{i:05d}.jpg", (9, 9, 9))
-    savemat(flowers / "imagelabels.mat", {"labels": [1, 2, 1, 2, 1, 2]})
-    savemat(flowers / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
-    for _ in range(2):  # the second time over the links of the first
-        words, _, counts = transfer.labelled(
-            "flowers102", flowers, tmp_path / "links", options(tmp_path)
-        )
-    assert counts == {"train_images": 4, "test_images": 2}
-    first = tmp_path / "links" / "flowers102" / "train" / "000"
-    assert sorted(path.name for path in first.iterdir()) == ["image_00001.jpg", "image_00003.jpg"]
-    (flowers / "setid.mat").unlink()
-    with pytest.raises(InputError, match=r"there is no .*setid\.mat"):
-        transfer.labelled("flowers102", flowers, tmp_path / "other", options(tmp_path))
-
-
-def test_the_full_schedule_trains_the_linear_recipe(place, monkeypatch):
-    for name in ("train.py", "test.py"):
-        assert (transfer.TOOLS / name).is_file()
-    given = argparse.Namespace(
-        tasks=["linear"],
-        named=True,
-        data={name: place / "data" / name for name in transfer.FOLDERS},
-        **vars(options(place)),
-    )
-    jobs, skipped = transfer.plan(backbone(source_sha256="0"), place / "full", given)
-    assert list(jobs) == ["linear-caltech101"]
-    assert len(skipped) == 2
-    config, folder, facts = jobs["linear-caltech101"].run.args
-    assert jobs["linear-caltech101"].run.func is transfer.run_training
-    assert config.train_dataloader.dataset.train_per_class == 2
-    assert config.test_dataloader.dataset.train_per_class == 2
-    assert config.optim_wrapper.optimizer.lr == 30
-    assert facts["train_images"] == 6
-    assert facts["test_images"] == 18
-    figures = {"accuracy/top1": 50.0, "mean_per_class/recall": 40.0}
-    found = transfer.FINDINGS["linear"](figures, config, folder, facts)
-    assert found == {"figures": {"caltech101_top1": 50.0}, "mean_per_class": 40.0}

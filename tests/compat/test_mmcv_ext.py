@@ -1,10 +1,9 @@
 """The operators that stand in for mmcv's compiled ones, called through mmcv's public functions.
 
-The references below are loops over the definitions: boxes, bins and sampling points one by one.
+The references are loops over the definitions: boxes and bins one by one.
 """
 
 import importlib
-import math
 import os
 import subprocess
 import sys
@@ -18,25 +17,11 @@ import mmsalmask
 
 pytest.importorskip("mmcv")
 import mmcv._ext
-from mmcv.ops import (
-    DeformConv2d,
-    DeformConv2dPack,
-    ModulatedDeformConv2d,
-    ModulatedDeformConv2dPack,
-    RoIAlign,
-    RoIPool,
-    batched_nms,
-    deform_conv2d,
-    modulated_deform_conv2d,
-    nms,
-    roi_align,
-    roi_pool,
-    soft_nms,
-)
+from mmcv.ops import DeformConv2dPack, RoIAlign, batched_nms, nms, roi_align, soft_nms
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmengine.utils import get_installed_path, is_installed
-from references import greedy_nms, loop_roi_align, overlap, sample
+from references import greedy_nms, loop_roi_align
 
 ROOT = Path(mmsalmask.__file__).resolve().parent.parent
 
@@ -67,85 +52,6 @@ def random_boxes(count: int, size: float = 40.0) -> torch.Tensor:
 def random_rois(count: int, images: int, size: float) -> torch.Tensor:
     image = torch.randint(images, (count, 1)).double()
     return torch.cat((image, random_boxes(count, size).double()), dim=1)
-
-
-# ---------------------------------------------------------------------------------- references
-
-
-def greedy_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
-    """Soft NMS on a list that is swapped and shortened in place, one box at a time."""
-    rows = [[*box, score, i] for i, (box, score) in enumerate(zip(boxes, scores, strict=True))]
-    taken = []
-    while rows:
-        best = max(range(len(rows)), key=lambda i: rows[i][4])  # the first of equals
-        rows[0], rows[best] = rows[best], rows[0]
-        first = rows.pop(0)
-        taken.append(first)
-        position = 0
-        while position < len(rows):
-            row = rows[position]
-            share = overlap(first, row, offset)
-            if method == "gaussian":
-                row[4] *= math.exp(-share * share / sigma)
-            elif share >= threshold:
-                row[4] *= 1 - share if method == "linear" else 0
-            if row[4] < min_score:
-                rows[position] = rows[-1]
-                rows.pop()
-            else:
-                position += 1
-    return taken
-
-
-def loop_roi_pool(features, rois, size, scale):
-    output = features.new_zeros(len(rois), features.shape[1], *size)
-    height, width = features.shape[2:]
-    for r, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
-        left, top, right, bottom = (e * scale for e in (x1, y1, x2 + 1, y2 + 1))
-        if right <= left or bottom <= top:
-            continue
-        bin_h, bin_w = (bottom - top) / size[0], (right - left) / size[1]
-        for i in range(size[0]):
-            for j in range(size[1]):
-                rows = slice(
-                    max(math.floor(top + i * bin_h), 0),
-                    max(min(math.ceil(top + (i + 1) * bin_h), height), 0),
-                )
-                columns = slice(
-                    max(math.floor(left + j * bin_w), 0),
-                    max(min(math.ceil(left + (j + 1) * bin_w), width), 0),
-                )
-                window = features[int(image), :, rows, columns]
-                if window.numel():
-                    output[r, :, i, j] = window.amax(dim=(1, 2))
-    return output
-
-
-def loop_deform_conv(
-    images, offset, weight, stride, padding, dilation, groups, deform_groups, mask=None, bias=None
-):
-    count, (out, per_group, kh, kw) = len(images), weight.shape
-    rows, columns = offset.shape[2:]
-    offset = offset.view(count, deform_groups, kh * kw, 2, rows, columns)
-    if mask is not None:
-        mask = mask.view(count, deform_groups, kh * kw, rows, columns)
-    weight = weight.view(groups, out // groups, per_group, kh * kw)
-    output = []
-    for n in range(count):
-        for i in range(rows):
-            for j in range(columns):
-                patch = []  # one tap of the kernel after the other, all channels each
-                for k in range(kh * kw):
-                    for d, planes in enumerate(images[n].chunk(deform_groups)):
-                        y, x = offset[n, d, k, :, i, j]
-                        y = y + i * stride[0] - padding[0] + (k // kw) * dilation[0]
-                        x = x + j * stride[1] - padding[1] + (k % kw) * dilation[1]
-                        values = sample(planes, y, x, clamped=False)
-                        patch.append(values if mask is None else values * mask[n, d, k, i, j])
-                patch = torch.cat(patch).view(kh * kw, groups, per_group)
-                pixel = torch.einsum("tgc,goct->go", patch, weight).flatten()
-                output.append(pixel if bias is None else pixel + bias)
-    return torch.stack(output).view(count, rows, columns, out).permute(0, 3, 1, 2)
 
 
 # ----------------------------------------------------------------------------------------- NMS
@@ -207,35 +113,6 @@ def test_batched_nms_suppresses_within_a_class_only(device, split_thr):
     assert len(expected) > len(greedy_nms(boxes, scores, 0.3, 0))
 
 
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
-@pytest.mark.parametrize("ties", [False, True])
-def test_soft_nms_takes_the_boxes_in_the_order_and_with_the_scores_of_the_loop(
-    method, offset, ties
-):
-    boxes, scores = random_boxes(90, 25.0), torch.rand(90)
-    if ties:
-        scores = (scores * 4).ceil() / 4
-    dets, taken = soft_nms(
-        boxes, scores, 0.3, sigma=0.4, min_score=0.15, method=method, offset=offset
-    )
-    expected = greedy_soft_nms(boxes.tolist(), scores.tolist(), 0.3, 0.4, 0.15, method, offset)
-    assert taken.tolist() == [row[5] for row in expected]
-    assert 1 < len(expected) < 90
-    torch.testing.assert_close(dets, torch.tensor([row[:5] for row in expected]))
-
-
-def test_soft_nms_leaves_its_input_alone_and_takes_no_boxes():
-    boxes, scores = random_boxes(30), torch.rand(30)
-    before = boxes.clone(), scores.clone()
-    soft_nms(boxes, scores, method="linear")
-    assert torch.equal(boxes, before[0])
-    assert torch.equal(scores, before[1])
-    dets, taken = soft_nms(boxes[:0], scores[:0])
-    assert dets.shape == (0, 5)
-    assert taken.shape == (0,)
-
-
 # ------------------------------------------------------------------------------------- pooling
 
 
@@ -282,125 +159,6 @@ def test_roi_align_refuses_to_pool_by_maximum():
         RoIAlign((2, 2), pool_mode="max")(features, rois)
 
 
-@on_each_device
-@pytest.mark.parametrize("scale", [0.25, 1.0])
-def test_roi_pool_and_its_gradient_equal_the_loop_over_bins(device, scale):
-    features = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
-    rois = random_rois(12, 2, 40.0 if scale < 1 else 8.0)
-    rois[0, 1:] = torch.tensor([-30.0, -30.0, 20.0, 20.0])  # some bins lie outside
-    rois[1, 1:] = torch.tensor([10.0, 5.0, 3.0, 9.0])  # negative width
-    rois[2, 1:] = torch.tensor([200.0, 200.0, 220.0, 220.0])  # wholly outside
-    output = RoIPool((3, 2), scale)(features.to(device), rois.to(device)).cpu()
-    expected = loop_roi_pool(features, rois, (3, 2), scale)
-    torch.testing.assert_close(output, expected, atol=0, rtol=0)
-    weights = torch.randn_like(output)
-    (grad,) = torch.autograd.grad((output * weights).sum(), features)
-    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), features)
-    assert expected_grad.abs().sum() > 0
-    torch.testing.assert_close(grad, expected_grad)
-
-
-def test_roi_pool_passes_gradcheck():
-    features = torch.randperm(60).double().view(1, 2, 5, 6).requires_grad_()
-    rois = random_rois(3, 1, 20.0)
-    assert gradcheck(lambda f: roi_pool(f, rois, (2, 2), 0.25), features)
-
-
-# --------------------------------------------------------------------- deformable convolutions
-
-GEOMETRIES = [
-    # kernel, stride, padding, dilation, groups, deform groups
-    ((3, 3), (1, 1), (1, 1), (1, 1), 1, 1),
-    ((3, 2), (2, 1), (0, 2), (1, 2), 2, 1),
-    ((2, 3), (1, 2), (1, 0), (2, 1), 1, 2),
-    ((1, 2), (2, 2), (1, 1), (1, 1), 2, 2),
-]
-
-
-def deform_operands(kernel, stride, padding, dilation, groups, deform_groups):
-    """Images, offsets, mask, weight and bias in float64, sampled away from the pixel grid."""
-    size = (4, 5)
-    rows, columns = (
-        (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    )
-    taps = deform_groups * kernel[0] * kernel[1]
-    # Bilinear sampling has a kink on the grid, where neither gradient is wrong.
-    shift = torch.randint(-2, 3, (2, 2 * taps, rows, columns))
-    offset = shift + 0.15 + 0.7 * torch.rand(shift.shape, dtype=torch.float64)
-    operands = (
-        torch.randn(2, 4, *size, dtype=torch.float64),
-        offset,
-        torch.rand(2, taps, rows, columns, dtype=torch.float64),
-        torch.randn(4, 4 // groups, *kernel, dtype=torch.float64),
-        torch.randn(4, dtype=torch.float64),
-    )
-    return [operand.requires_grad_() for operand in operands]
-
-
-@on_each_device
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_deform_conv_and_its_gradients_equal_the_loop(device, geometry):
-    images, offset, _, weight, _ = deform_operands(*geometry)
-    output = deform_conv2d(*(t.to(device) for t in (images, offset, weight)), *geometry[1:]).cpu()
-    expected = loop_deform_conv(images, offset, weight, *geometry[1:])
-    torch.testing.assert_close(output, expected)
-    weights = torch.randn_like(output)
-    inputs = (images, offset, weight)
-    grads = torch.autograd.grad((output * weights).sum(), inputs)
-    expected_grads = torch.autograd.grad((expected * weights).sum(), inputs)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
-        assert expected_grad.abs().sum() > 0
-        torch.testing.assert_close(grad, expected_grad)
-
-
-@on_each_device
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_modulated_deform_conv_and_its_gradients_equal_the_loop(device, geometry, with_bias):
-    images, offset, mask, weight, bias = deform_operands(*geometry)
-    inputs = (images, offset, mask, weight, bias) if with_bias else (images, offset, mask, weight)
-    on_device = [t.to(device) for t in inputs]
-    bias_there = on_device[4] if with_bias else None
-    output = modulated_deform_conv2d(*on_device[:4], bias_there, *geometry[1:]).cpu()
-    expected = loop_deform_conv(
-        images, offset, weight, *geometry[1:], mask=mask, bias=bias if with_bias else None
-    )
-    torch.testing.assert_close(output, expected)
-    weights = torch.randn_like(output)
-    grads = torch.autograd.grad((output * weights).sum(), inputs)
-    expected_grads = torch.autograd.grad((expected * weights).sum(), inputs)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
-        assert expected_grad.abs().sum() > 0
-        torch.testing.assert_close(grad, expected_grad)
-
-
-def test_deform_convs_pass_gradcheck():
-    images, offset, mask, weight, bias = deform_operands(*GEOMETRIES[3])
-    rest = GEOMETRIES[3][1:]
-    assert gradcheck(lambda *t: deform_conv2d(*t, *rest), (images, offset, weight), fast_mode=True)
-    inputs = (images, offset, mask, weight, bias)
-    assert gradcheck(lambda *t: modulated_deform_conv2d(*t, *rest), inputs, fast_mode=True)
-
-
-def test_deform_conv_does_not_depend_on_the_im2col_step():
-    images = torch.randn(4, 2, 6, 6)
-    offset = torch.randn(4, 18, 6, 6)
-    conv = DeformConv2d(2, 3, 3, padding=1)
-    whole = conv(images, offset)
-    conv.im2col_step = 2
-    torch.testing.assert_close(conv(images, offset), whole)
-
-
-def test_deform_convs_without_offset_are_ordinary_convolutions():
-    images = torch.randn(2, 4, 8, 8)
-    for pack in (DeformConv2dPack, ModulatedDeformConv2dPack):
-        conv = pack(4, 6, 3, padding=1, groups=2)
-        factor = 0.5 if isinstance(conv, ModulatedDeformConv2d) else 1.0  # sigmoid(0)
-        expected = torch.nn.functional.conv2d(images, conv.weight, padding=1, groups=2) * factor
-        torch.testing.assert_close(conv(images), expected, atol=1e-5, rtol=1e-5)
-
-
 # -------------------------------------------------------------------------------- the two seams
 
 
@@ -409,6 +167,14 @@ def test_an_operator_without_stand_in_is_named_with_the_way_to_get_it():
     with pytest.raises(NotImplementedError, match=r"'sigmoid_focal_loss_forward'.*pip install"):
         operator(torch.zeros(1), gamma=2.0)
     assert not hasattr(mmcv._ext, "__wrapped__")
+
+
+def test_operators_that_no_recipe_reaches_are_refused_where_mmcv_calls_them():
+    boxes, scores = random_boxes(3), torch.rand(3)
+    with pytest.raises(NotImplementedError, match=r"'softnms' needs mmcv's compiled operators"):
+        soft_nms(boxes, scores)
+    with pytest.raises(NotImplementedError, match=r"'deform_conv_forward'.*mmwheels"):
+        DeformConv2dPack(2, 2, 3)(torch.zeros(1, 2, 4, 4))
 
 
 def test_mmcv_believes_that_its_operators_exist():

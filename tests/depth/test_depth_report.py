@@ -1,7 +1,6 @@
 """Training, testing, resuming and reporting depth, from the command line's point of view."""
 
 import csv
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,24 +9,16 @@ import cv2
 import pytest
 import torch
 
+from mmsalmask.commands import depth_report
 from mmsalmask.config import check_config, load_config
 from mmsalmask.depth.rendered_sequence import render_sequence
+from mmsalmask.depth.report import TABLE
 from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "depth" / "monodepth2_resnet18_rendered.py")
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location(
-        "depth_report", ROOT / "tools" / "depth_report.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def options(root, **more):
@@ -85,7 +76,7 @@ def test_training_resumes_where_it_stopped(trained, tmp_path):
     assert 0 < moved < 0.01
 
 
-def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tool, tmp_path, capsys):
+def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tmp_path, capsys):
     data, work_dir, _ = trained
     out = tmp_path / "report"
     own = [
@@ -93,7 +84,7 @@ def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tool, tmp_p
         for key, value in options(data).items()
         if key != "visualizer.vis_backends"
     ]
-    tool.main(
+    depth_report.main(
         [
             CONFIG,
             str(work_dir / "epoch_2.pth"),
@@ -109,7 +100,7 @@ def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tool, tmp_p
     measured = json.loads((out / "metrics.json").read_text())
     table = (out / "table3.md").read_text()
     lines = table.splitlines()
-    with tool.TABLE.open(newline="") as file:
+    with TABLE.open(newline="") as file:
         published = list(csv.DictReader(file))
     for line, row in zip(lines[2:], published, strict=False):
         assert line == f"| {' | '.join(row.values())} |"
@@ -151,9 +142,9 @@ def test_every_depth_config_is_accepted_and_names_what_it_does(config):
         ([], "there is no checkpoint absent.pth"),
     ],
 )
-def test_wrong_arguments_are_one_line(tool, tmp_path, capsys, monkeypatch, arguments, message):
+def test_wrong_arguments_are_one_line(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as leave:
-        tool.main([CONFIG, "absent.pth", *arguments])
+        depth_report.main([CONFIG, "absent.pth", *arguments])
     assert leave.value.code == 2
     assert message in capsys.readouterr().err

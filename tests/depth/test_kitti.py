@@ -17,7 +17,8 @@ from mmsalmask.depth import (
     PackFrames,
     ResizeFrames,
 )
-from mmsalmask.depth.kitti import EIGEN_TEST_DRIVES, laser_depth
+from mmsalmask.depth.kitti import EIGEN_TEST_DRIVES
+from mmsalmask.depth.kitti_files import laser_depth
 from mmsalmask.depth.rendered_sequence import (
     build_scene,
     drive,

@@ -10,29 +10,25 @@ import mmsalmask  # noqa: F401  serves mmcv's operators where they are not compi
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
+from drawn import setting
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ResNet, ResNetV1c
 
 from mmsalmask.checkpoint import save_backbone
 from mmsalmask.config import load_config
-from mmsalmask.downstream.tasks import (
+from mmsalmask.downstream.backbone import resnet_depth
+from mmsalmask.downstream.tasks.coco import COCO, COCODetection
+from mmsalmask.downstream.tasks.segmentation import CITYSCAPES, Segmentation, segmentation_truth
+from mmsalmask.downstream.tasks.voc import VOC, VOCDetection
+from mmsalmask.downstream.trained import (
     SMALL_BATCH,
     SMALL_ITERATIONS,
     count_images,
-    downstream_config,
     image_paths,
-    keep_predictions,
-    resnet_depth,
-    segmentation_truth,
 )
 from mmsalmask.errors import InputError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-VOC = CONFIGS / "detection" / "faster-rcnn_r50-c4-highpass_8xb2-24k_voc0712.py"
-COCO = CONFIGS / "detection" / "mask-rcnn_r50-c4_8xb1-180k_coco.py"
-FCN = CONFIGS / "segmentation" / "fcn_r50-d8_4xb4-20k_voc12aug-512x512.py"
-CITYSCAPES = CONFIGS / "segmentation" / "fcn_r50-d8-highpass_4xb2-40k_cityscapes-769x769.py"
-LINEAR = CONFIGS / "linear" / "mocov2-linear_resnet50_4xb64-steplr-100e_in100.py"
+FILTERED = {"high_pass": "true"}
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -49,18 +45,28 @@ def test_a_deep_stem_and_another_width_are_refused(net):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "depth"),
-    [(VOC, 50), (COCO, 18), (FCN, 18), (CITYSCAPES, 50)],
+    ("kind", "dataset", "depth", "facts", "batch"),
+    [
+        (VOCDetection, VOC, 50, FILTERED, 16),
+        (COCODetection, COCO, 18, {}, 8),
+        (Segmentation, VOC, 18, {}, 16),
+        (Segmentation, CITYSCAPES, 50, FILTERED, 8),
+    ],
     ids=["voc", "coco", "fcn", "cityscapes"],
 )
-def test_a_small_recipe_trains_a_backbone_of_any_depth(tmp_path, recipe, depth):
+def test_a_small_recipe_trains_a_backbone_of_any_depth(
+    tmp_path, kind, dataset, depth, facts, batch
+):
     start = tmp_path / "backbone.pth"
     pretrained = ResNet(depth).state_dict()
     save_backbone(pretrained, start, "openmmlab", {})
-    config = downstream_config(recipe, start, depth, {"data_root": "my/data"}, 16, small=True)
+    data = {dataset.name: "my/data"}
+    options = dict(schedule="small", depth=depth, file=start, facts=facts, data=data)
+    task = kind(dataset, setting(tmp_path, **options))
+    config, recipe = task.fit(), task.recipe
     assert config.train_dataloader.batch_size == SMALL_BATCH
     rate = load_config(str(recipe)).optim_wrapper.optimizer.lr
-    assert config.optim_wrapper.optimizer.lr == rate * SMALL_BATCH / 16, "by the batch"
+    assert config.optim_wrapper.optimizer.lr == rate * SMALL_BATCH / batch, "by the batch"
     assert config.train_cfg.max_iters == SMALL_ITERATIONS
     precise = [hook.iterations for hook in config.custom_hooks if "iterations" in hook]
     assert precise == ([SMALL_ITERATIONS // 20] if "roi_head" in config.model else [])
@@ -93,9 +99,10 @@ def sizes(step: dict) -> list[tuple[int, int]]:
     return [*named, *step.get("scales", [])]
 
 
-def test_a_full_recipe_is_left_as_it_is_but_for_the_backbone_and_one_process():
-    recipe = load_config(str(COCO))
-    config = downstream_config(COCO, "b.pth", 50, {"data_root": recipe.data_root}, 8, seed=3)
+def test_a_full_recipe_is_left_as_it_is_but_for_the_backbone_and_one_process(tmp_path):
+    task = COCODetection(COCO, setting(tmp_path, seed=3))
+    recipe = load_config(str(task.recipe), {"data_root": str(tmp_path / "coco")})
+    config = task.fit()
     changed = {
         "randomness": {"seed": 3},
         "model": {**recipe.model, "backbone": {**recipe.model.backbone}},
@@ -104,34 +111,29 @@ def test_a_full_recipe_is_left_as_it_is_but_for_the_backbone_and_one_process():
             "batch_size": 8,
             "num_workers": config.train_dataloader.num_workers,
         },
+        "test_evaluator": {
+            **recipe.test_evaluator,
+            "outfile_prefix": str(tmp_path / "out" / "coco" / "found" / "found"),
+        },
     }
-    changed["model"]["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="b.pth")
+    changed["model"]["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="backbone.pth")
     for key in recipe:
         assert config[key] == changed.get(key, recipe[key]), key
     assert config.train_dataloader.num_workers >= 1
 
 
-def test_the_linear_head_has_the_width_of_the_features_and_no_small_recipe():
-    config = downstream_config(LINEAR, "b.pth", 34, {"data_root": "in"}, 256)
-    assert config.model.head.in_channels == 512
-    assert config.train_dataloader.batch_size == 256
-    assert config.test_dataloader.dataset.data_root == "in"
-    with pytest.raises(InputError, match=r"tools/linear\.py is the quick way"):
-        downstream_config(LINEAR, "b.pth", 34, {"data_root": "in"}, 256, small=True)
+def test_predictions_are_kept_where_each_metric_can(tmp_path):
+    found = tmp_path / "out" / "voc" / "found" / "found"
+    voc = VOCDetection(VOC, setting(tmp_path, depth=18)).fit()
+    assert voc.test_evaluator[0].outfile_prefix == str(found)
+    fcn = Segmentation(VOC, setting(tmp_path, depth=18)).fit()
+    assert fcn.test_evaluator.output_dir == str(tmp_path / "out" / "seg-voc" / "found")
 
 
-def test_predictions_are_kept_where_each_metric_can():
-    voc = downstream_config(VOC, "b.pth", 18, {}, 16)
-    keep_predictions(voc, Path("found"))
-    assert voc.test_evaluator[0].outfile_prefix == "found/found"
-    fcn = downstream_config(FCN, "b.pth", 18, {}, 16)
-    keep_predictions(fcn, Path("found"))
-    assert fcn.test_evaluator.output_dir == "found"
-
-
-def test_images_are_counted_and_those_on_both_sides_told(photos):
+def test_images_are_counted_and_those_on_both_sides_told(photos, tmp_path):
     voc = photos("voc-mini") / "voc-mini" / "VOCdevkit"
-    config = downstream_config(VOC, "b.pth", 18, {"data_root": str(voc)}, 16, small=True)
+    shared = setting(tmp_path, schedule="small", depth=18, data={"voc": voc})
+    config = VOCDetection(VOC, shared).fit()
     lists = [voc / f"VOC{year}/ImageSets/Main/trainval.txt" for year in (2007, 2012)]
     names = [name for file in lists for name in file.read_text().split()]
     test = (voc / "VOC2007/ImageSets/Main/test.txt").read_text().split()
@@ -150,8 +152,7 @@ def test_images_are_counted_and_those_on_both_sides_told(photos):
     with pytest.raises(InputError, match=r"there is no .*none\.txt"):
         count_images(config)
 
-    fcn = {"data_root": str(voc / "VOC2012")}
-    config = downstream_config(FCN, "b.pth", 18, fcn, 16, small=True)
+    config = Segmentation(VOC, shared).fit()
     shown = segmentation_truth(config, 2)
     photo, truth = (Path(shown[key][1]) for key in ("photos", "truth"))
     assert len(shown["photos"]) == len(shown["truth"]) == 2

@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmsalmask.downstream.detection import detection_evaluations
 from mmsalmask.downstream.report import (
-    DETECTION,
-    LINEAR,
-    PUBLISHED,
-    Picture,
     beside_published,
     compose,
-    detection_evaluations,
     draw_pictures,
+    published_tables,
     tables_only,
     write_report,
 )
+from mmsalmask.downstream.tables import PUBLISHED, markdown_table
+from mmsalmask.downstream.task import Picture
+
+TABLES = published_tables()
+LINEAR = TABLES["Linear evaluation"]
+DETECTION = TABLES["Detection and instance segmentation"]
 
 FACTS = {
     "name": "run/epoch_9.pth",
@@ -80,7 +83,7 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-@pytest.mark.parametrize("table", [LINEAR, DETECTION], ids=["linear", "detection"])
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_all_published_rows_stand_above_the_own_one(table):
     text = beside_published(table, FACTS, RESULTS)
     _, _, *rows, own = cells(text)
@@ -199,16 +202,69 @@ def test_on_a_phone_tables_scroll_and_the_page_does_not(tmp_path):
     assert page <= 0
 
 
+def test_a_table_sorts_by_the_column_that_is_clicked(tmp_path):
+    rows = [["a10", "9.5"], ["b", ""], ["a9", "10.25 (resumed)"], ["c", "-1"]]
+    write_report(f"# Page\n\n{markdown_table(['name', 'figure'], rows)}", tmp_path)
+    script = """
+    const names = () => [...document.querySelectorAll("td:first-child")].map(e => e.innerText);
+    const [name, figure] = document.querySelectorAll("th");
+    const told = [];
+    for (const head of [figure, figure, name]) {
+      head.click();
+      told.push([names().join(), name.ariaSort, figure.ariaSort].join(":"));
+    }
+    document.title = told.join(" ");
+    """
+    assert in_browser(tmp_path / "report.html", 1600, script).split() == [
+        "c,a10,a9,b::ascending",
+        "a9,a10,c,b::descending",
+        "a10,a9,b,c:ascending:",
+    ]
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_picture_that_is_clicked_is_shown_at_full_size(tmp_path, width):
+    Image.new("RGB", (1800, 1200), "red").save(tmp_path / "wide.png")
+    write_report("# Page\n\n![wide](wide.png)\n", tmp_path)
+    script = """
+    const [picture] = document.images, box = document.querySelector("dialog");
+    addEventListener("load", () => {
+      const told = [box.open, picture.clientWidth <= innerWidth];
+      picture.click();
+      const page = document.documentElement;
+      told.push(box.open, document.images[1].naturalWidth, document.images[1].clientWidth);
+      told.push(box.getBoundingClientRect().width <= innerWidth);
+      told.push(page.scrollWidth <= page.clientWidth);
+      box.click();
+      document.title = [...told, box.open].join(" ");
+    });
+    """
+    told = in_browser(tmp_path / "report.html", width, script)
+    assert told == "false true true 1800 1800 true true false"
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    page = widest_page(tmp_path).read_text()
+    assert not re.findall(r"""(?:src|href|url\()\s*=?\s*["']?(?!data:)[^\s>]*\.\w+""", page)
+    assert "<link" not in page
+    assert "@import" not in page
+
+
 def measure(page: Path, width: int) -> list[int]:
     """By how many pixels each table, and then the page, is wider than its place in a window."""
+    script = """
+    const all = [...document.querySelectorAll('table'), document.documentElement];
+    document.title = all.map(e => e.scrollWidth - e.clientWidth).join(' ');
+    """
+    return [int(each) for each in in_browser(page, width, script).split()]
+
+
+def in_browser(page: Path, width: int, script: str) -> str:
+    """The title that a script gives a page in a window of so many pixels."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no chromium to lay the page out")
-    script = (
-        "<script>const all = [...document.querySelectorAll('table'), document.documentElement];"
-        "document.title = all.map(e => e.scrollWidth - e.clientWidth).join(' ')</script>"
-    )
-    page.write_text(page.read_text().replace("</html>", f"{script}</html>"))
+    page.write_text(page.read_text().replace("</html>", f"<script>{{{script}}}</script></html>"))
     command = [
         *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
         *(f"--window-size={width},900", f"--user-data-dir={page.parent / 'browser'}"),
@@ -216,7 +272,7 @@ def measure(page: Path, width: int) -> list[int]:
     ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
-    return [int(each) for each in re.search("<title>(.*?)</title>", told.stdout)[1].split()]
+    return re.search("<title>(.*?)</title>", told.stdout)[1]
 
 
 def test_only_the_tested_images_count(tmp_path):

@@ -1,0 +1,1 @@
+"""The downstream tasks, one in a module; each registers itself as it is imported."""
