@@ -264,6 +264,19 @@ def traffic() -> str:
     return markdown(["stage: kernels · GB (least)", *data["results"]], rows) + origin(data)
 
 
+def predictions() -> str:
+    """Milliseconds of a step that the counts predict, by method and GPU."""
+    data = result("traffic.json")
+    rows = []
+    for name, stages in data["results"].items():
+        sums = {}
+        for row in stages.values():
+            for gpu, seconds in row["predicted"].items():
+                sums[gpu] = sums.get(gpu, 0) + 1000 * seconds
+        rows.append([name, *(f"{sum_:.0f}" for sum_ in sums.values())])
+    return markdown(["predicted ms of a step", *sums], rows) + origin(data)
+
+
 def two_processes() -> str:
     data = result("two_processes.json")
     speeds = data["images_per_second"]
@@ -508,6 +521,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": kills,
     "processes": processes,
     "traffic": traffic,
+    "predictions": predictions,
     "two processes": two_processes,
     "bad files": bad_files,
     "study": of_the_study(study_rows),

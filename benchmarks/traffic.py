@@ -16,15 +16,27 @@ Beside it stands the least that a stage has to move, whoever writes it: its inpu
 results once. For the encoder it is what its convolutions and products move, without normalisation,
 activations, pooling and sums.
 
+From the counts follows a prediction for any GPU. A kernel lasts as long as its bytes at the GPU's
+bandwidth or its products at the GPU's speed, whichever is more, and at least ``SHORTEST``::
+
+    seconds = max(bytes / (EFFICIENCY · bandwidth), products / (EFFICIENCY · speed), SHORTEST)
+
+The encoder computes in bfloat16, which halves its bytes. With --device cuda, the same steps then
+run on the GPU that is there, and each stage's time stands beside what was predicted for it.
+
     python benchmarks/traffic.py --json benchmarks/results/traffic.json
     python benchmarks/traffic.py --methods plain "mean, cached, hard negative" --size 64 --stored 96
+    python benchmarks/traffic.py --device cuda --gpu H100
 """
 
 import argparse
 import math
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -36,6 +48,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.cli import print_table, report_errors
@@ -56,6 +69,24 @@ STAGES = {
     "momentum encoder": {"model": ["_update_momentum_encoder"]},
     "optimizer": {"optimizer": ["step", "zero_grad"]},
 }
+
+
+class GPU(NamedTuple):
+    """What NVIDIA states: bytes/s, and bfloat16 operations/s without sparsity."""
+
+    bandwidth: float
+    speed: float
+
+
+GPUS = {
+    "H100": GPU(3.35e12, 989e12),  # SXM, 80 GB
+    "A100": GPU(2.04e12, 312e12),  # SXM, 80 GB
+    # A laptop's RTX 4060: 24 multiprocessors of 512 operations a cycle at 2.37 GHz
+    "laptop": GPU(0.256e12, 29e12),
+}
+EFFICIENCY = 0.6  # of both that a kernel usually attains
+SHORTEST = 3e-6  # seconds of a kernel that has nothing to do
+
 DEFAULT = ["plain"] + [f"{s}, weight-free, hard negative" for s in ("mean", "blur", "high-pass")]
 
 _NO_KERNEL = {"_unsafe_view", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty"}
@@ -71,11 +102,13 @@ class Traffic(TorchDispatchMode):
     Attributes:
         kernels, bytes: stage → count.
         products: bytes of the convolutions and products among them.
+        seconds: (stage, GPU) → predicted time.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels, self.bytes, self.products = Counter(), Counter(), Counter()
+        self.seconds = Counter()
         self._stages = ["encoder"]
 
     @contextmanager
@@ -106,7 +139,17 @@ class Traffic(TorchDispatchMode):
         self.kernels[stage] += 1
         self.bytes[stage] += moved
         self.products[stage] += moved * (name in _PRODUCTS)
+        work = flop_registry.get(func.overloadpacket)
+        operations = work(*args, **(kwargs or {}), out_val=results) if work else 0
+        for gpu in GPUS:
+            self.seconds[stage, gpu] += predict(moved, operations, gpu, stage == "encoder")
         return results
+
+
+def predict(moved: float, operations: float, gpu: str, halved: bool = False) -> float:
+    """Seconds of a kernel that moves so many float32 bytes, by the formula above."""
+    bandwidth, speed = (EFFICIENCY * most for most in GPUS[gpu])
+    return max(moved / (2 if halved else 1) / bandwidth, operations / speed, SHORTEST)
 
 
 def _on_device(values: object) -> list[Tensor]:
@@ -121,28 +164,12 @@ def _size(tensor: Tensor) -> int:
 
 def count(options: argparse.Namespace, name: str) -> dict[str, dict[str, float]]:
     """Stage → kernels, bytes and least bytes of one step of a method on the meta device."""
-    torch.manual_seed(0)
-    method = Method(options, *methods()[name])
-    model, masker = method.model, method.masker
-    settings = Config.fromfile(ROOT / "configs" / "_base_" / "datasets" / "device_views.py")
-    settings = settings.mocov2_augment
-    settings.view.size = options.size
-    model.data_preprocessor.augment = build_augmentation(settings)
-    wrappers = list(getattr(method.optimizer, "optim_wrappers", {"": method.optimizer}).values())
+    method, wrappers = prepare(options, name)
     for group in (group for wrapper in wrappers for group in wrapper.optimizer.param_groups):
         group["foreach"] = True  # fused, as in training, there is none on the meta device
     step(options, method)  # constants are uploaded, the optimizer has its memory
-    parts = {
-        "model": [model],
-        "preprocessor": [model.data_preprocessor],
-        "masker": [masker],
-        "head": [model.head],
-        "optimizer": wrappers,
-    }
     traffic = Traffic()
-    for stage, of in STAGES.items():
-        for owner, attribute in ((o, a) for part in of for o in parts[part] for a in of[part]):
-            _attribute_to(traffic, stage, owner, attribute)
+    _attribute_stages(method, wrappers, traffic.stage)
     with traffic:
         step(options, method)
     least = least_bytes(options, method) | {"encoder": traffic.products["encoder"]}
@@ -151,23 +178,103 @@ def count(options: argparse.Namespace, name: str) -> dict[str, dict[str, float]]
             "kernels": traffic.kernels[stage],
             "bytes": traffic.bytes[stage],
             "least": least[stage],
+            "predicted": {gpu: traffic.seconds[stage, gpu] for gpu in GPUS},
         }
         for stage in STAGES
         if traffic.kernels[stage]
     }
 
 
-def _attribute_to(traffic: Traffic, stage: str, owner: object, attribute: str) -> None:
+def prepare(options: argparse.Namespace, name: str) -> tuple[Method, list]:
+    """A method whose preprocessor makes the views, and its optimizer wrappers."""
+    torch.manual_seed(0)
+    method = Method(options, *methods()[name])
+    settings = Config.fromfile(ROOT / "configs" / "_base_" / "datasets" / "device_views.py")
+    settings = settings.mocov2_augment
+    settings.view.size = options.size
+    method.model.data_preprocessor.augment = build_augmentation(settings)
+    wrappers = getattr(method.optimizer, "optim_wrappers", {"": method.optimizer})
+    return method, list(wrappers.values())
+
+
+Stage = Callable[[str], AbstractContextManager]
+
+
+def _attribute_stages(method: Method, wrappers: list, stage: Stage) -> None:
+    """Let all that the methods in STAGES do happen in ``stage(name)``."""
+    model = method.model
+    parts = {
+        "model": [model],
+        "preprocessor": [model.data_preprocessor],
+        "masker": [method.masker],
+        "head": [model.head],
+        "optimizer": wrappers,
+    }
+    for name, of in STAGES.items():
+        for owner, attribute in ((o, a) for part in of for o in parts[part] for a in of[part]):
+            _attribute_to(stage, name, owner, attribute)
+
+
+def _attribute_to(stage: Stage, name: str, owner: object, attribute: str) -> None:
     """Let what this method runs count for the stage, unless it calls that of another."""
     original = getattr(owner, attribute, None)
     if original is None:
         return
 
     def staged(*args, **kwargs):
-        with traffic.stage(stage):
+        with stage(name):
             return original(*args, **kwargs)
 
     object.__setattr__(owner, attribute, staged)
+
+
+class Clock:
+    """Times the stages of steps, each without the stages inside it. Waits for the GPU at each end.
+
+    So the host's own time counts where it is longer than the GPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, defaultdict(float)
+        self._stages, self._since = ["encoder"], self._now()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _change(self) -> None:
+        """What has passed since the last change goes to the stage that ran."""
+        now = self._now()
+        self.seconds[self._stages[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._change()
+        self._stages.append(name)
+        yield
+        self._change()
+        self._stages.pop()
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by stage since the last lap."""
+        self._change()
+        found, self.seconds = dict(self.seconds), defaultdict(float)
+        return found
+
+
+def measure(options: argparse.Namespace, name: str) -> dict[str, float]:
+    """Stage → seconds of a step of a method on ``options.device``, the median of steps."""
+    method, wrappers = prepare(options, name)
+    clock, laps = Clock(method.device), []
+    _attribute_stages(method, wrappers, clock.stage)
+    for _ in range(options.warm_up + options.steps):
+        clock.lap()
+        step(options, method)
+        laps.append(clock.lap())
+    laps = laps[options.warm_up :]
+    return {stage: statistics.median(lap[stage] for lap in laps) for stage in laps[0]}
 
 
 def step(options: argparse.Namespace, method: Method) -> None:
@@ -206,14 +313,17 @@ def least_bytes(options: argparse.Namespace, method: Method) -> dict[str, float]
     }
 
 
-def show(results: dict[str, dict], title: str) -> None:
+def show(results: dict[str, dict], title: str, gpu: str, device: str | None) -> None:
     table = Table(title=title)
-    for column in ("method", "stage", "kernels", "GB", "least GB"):
+    columns = ["method", "stage", "kernels", "GB", "least GB", f"{gpu}: predicted ms"]
+    for column in [*columns, *([f"ms on {device}"] if device else [])]:
         table.add_column(column, justify="left" if column in ("method", "stage") else "right")
     for name, stages in results.items():
         for stage, row in stages.items():
-            moved = (f"{row[key] / 1e9:.2f}" for key in ("bytes", "least"))
-            table.add_row(name, stage, f"{row['kernels']}", *moved)
+            moved = [f"{row[key] / 1e9:.2f}" for key in ("bytes", "least")]
+            times = [row["predicted"][gpu], *([row["measured"]] if device else [])]
+            clock = (f"{1000 * seconds:.2f}" for seconds in times)
+            table.add_row(name, stage, f"{row['kernels']}", *moved, *clock)
         table.add_section()
     print_table(table)
 
@@ -228,6 +338,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stored", type=int, default=288, help="of a whole image (%(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="images (%(default)s)")
     parser.add_argument("--queue", type=int, default=65536, help="length (%(default)s)")
+    parser.add_argument("--gpu", choices=GPUS, default="H100", help="to predict for (%(default)s)")
+    parser.add_argument("--device", dest="clock", help="run and time the steps there, too: cuda")
+    parser.add_argument("--steps", type=int, default=20, help="timed (%(default)s)")
+    parser.add_argument("--warm-up", type=int, default=5, help="steps before (%(default)s)")
     parser.add_argument("--json", help="write the figures here")
     parser.set_defaults(device="meta", amp=None, plain_step=True)
     options = parser.parse_args()
@@ -241,7 +355,15 @@ def main() -> None:
     options = parse_arguments()
     MMLogger.get_instance("traffic", log_level="WARNING")
     results = {name: count(options, name) for name in options.methods}
-    show(results, f"a step: ResNet-{options.depth}, {options.size} px, batch {options.batch}")
+    if options.clock:
+        # As one trains: fused, channels_last, bfloat16.
+        real = {"device": options.clock, "amp": "bfloat16", "plain_step": False}
+        for name, stages in results.items():
+            times = measure(argparse.Namespace(**{**vars(options), **real}), name)
+            for stage, row in stages.items():
+                row["measured"] = times.get(stage, 0.0)
+    title = f"a step: ResNet-{options.depth}, {options.size} px, batch {options.batch}"
+    show(results, title, options.gpu, options.clock)
     if options.json:
         settings = ("depth", "size", "stored", "batch", "queue")
         told = {key: getattr(options, key) for key in settings}

@@ -50,8 +50,8 @@ def total(stages: dict, names: list[str], key: str) -> float:
 
 
 def test_views_move_no_more_than_they_do(counted):
-    (views,) = {tuple(stages["views"].items()) for stages in counted.values()}
-    views = dict(views)
+    views, *others = (stages["views"] for stages in counted.values())
+    assert all(other == views for other in others)
     assert views["kernels"] <= 200
     assert views["least"] < views["bytes"] <= 8e9
 
@@ -74,6 +74,54 @@ def test_what_masks_do_is_not_told_of_plain_training_and_the_rest_is(counted):
     for stage in ("upload", "views", "normalise", "momentum encoder", "optimizer"):
         assert plain[stage] == masked[stage]
     assert plain["momentum encoder"]["bytes"] == plain["momentum encoder"]["least"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "operations", "halved", "seconds"),
+    [
+        (0.6 * 2.04e12, 1.0, False, 1.0),  # a second at the bandwidth
+        (0.6 * 2.04e12, 1.0, True, 0.5),
+        (8.0, 0.6 * 312e12, True, 1.0),  # a second at the speed
+        (8.0, 0.0, False, 3e-6),
+    ],
+)
+def test_a_kernel_lasts_as_long_as_what_limits_it(moved, operations, halved, seconds):
+    assert traffic.predict(moved, operations, "A100", halved) == pytest.approx(seconds)
+
+
+def test_the_prediction_counts_products_and_bytes_of_every_stage(counted):
+    for stages in counted.values():
+        for row in stages.values():
+            for gpu, limits in traffic.GPUS.items():
+                least = row["bytes"] / 2 / limits.bandwidth
+                shortest = max(least, row["kernels"] * traffic.SHORTEST)
+                assert row["predicted"][gpu] > 0.999 * shortest
+    # A forward of ResNet-18 at 224 px is 3.6 GFLOP; four of them and the hard negative's fifth.
+    encoder = counted["mean, weight-free, hard negative"]["encoder"]
+    laptop = traffic.GPUS["laptop"]
+    assert encoder["predicted"]["laptop"] > 128 * 5 * 3.6e9 / laptop.speed
+
+
+def test_the_clock_gives_each_stage_its_own_time(monkeypatch):
+    clock = traffic.Clock(torch.device("cpu"))
+    times = iter([1.0, 4.0, 9.0, 11.0, 20.0])  # of each change, from 0
+    clock._since = 0.0
+    monkeypatch.setattr(clock, "_now", lambda: next(times))
+    with clock.stage("views"), clock.stage("normalise"):
+        pass
+    assert clock.lap() == {"encoder": 1.0 + 9.0, "views": 3.0 + 2.0, "normalise": 5.0}
+
+
+def test_steps_are_timed_beside_the_prediction(monkeypatch, capsys):
+    small = ["--depth", "18", "--size", "32", "--stored", "40", "--batch", "2", "--queue", "8"]
+    method = "mean, weight-free, hard negative"
+    run = ["traffic.py", "--methods", method, "--device", "cpu", "--steps", "1", "--warm-up", "0"]
+    monkeypatch.setattr(sys, "argv", run + small)
+    found = {}
+    monkeypatch.setattr(traffic, "show", lambda results, *told: found.update(results))
+    traffic.main()
+    for stage, row in found[method].items():
+        assert row["measured"] > 0, stage
 
 
 def test_a_table_in_a_pipe_tells_every_method_by_its_whole_name(monkeypatch, capsys):

@@ -1,7 +1,8 @@
 """Gathering and batch shuffling across processes, on any backend and device."""
 
 import torch
-from mmengine.dist import all_gather, all_reduce, broadcast, get_rank, get_world_size
+import torch.distributed as dist
+from mmengine.dist import all_gather, all_reduce, get_comm_device, get_rank, get_world_size
 from torch import Tensor
 
 
@@ -55,6 +56,10 @@ def shuffle_batch(local: Tensor, alone: bool = False) -> tuple[Tensor, Tensor]:
     (He et al. 2020, §3.3). In a single process there is nothing to deal, unless BatchNorm takes the
     statistics of groups.
 
+    Each process draws which of its rows go where and sends every process the same share, in one
+    all-to-all. It receives N rows, whatever the number of processes. MoCo's own code gathers the
+    joined batch everywhere and keeps one row in n.
+
     Args:
         local: (N, …), the same N in every process.
         alone: permute the batch of a single process, too.
@@ -64,15 +69,41 @@ def shuffle_batch(local: Tensor, alone: bool = False) -> tuple[Tensor, Tensor]:
     """
     if get_world_size() == 1 and not alone:
         return local, torch.arange(len(local), device=local.device)
-    joined = gather(local)
-    order = torch.randperm(len(joined), device=local.device)
-    broadcast(order, src=0)
-    return joined[_own(order, len(local))], order
+    order = torch.randperm(len(local), device=local.device)
+    return _exchange(local[order]), order
 
 
 def unshuffle_batch(local: Tensor, order: Tensor) -> Tensor:
     """Bring (N, …) outputs of a shuffled batch back to the process and row of their inputs."""
-    return gather(local)[_own(order.argsort(), len(local))]
+    return _exchange(local, back=True)[order.argsort()]
+
+
+def _exchange(local: Tensor, back: bool = False) -> Tensor:
+    """Send each process its share of the rows, in the order of the ranks, or take them back."""
+    if get_world_size() == 1:
+        return local
+    sent, received = _shares(len(local), get_rank(), get_world_size())
+    if back:
+        sent, received = received, sent
+    rows = local.contiguous().to(get_comm_device())
+    found = torch.empty_like(rows)
+    dist.all_to_all_single(found, rows, received, sent)
+    return found.to(local.device)
+
+
+def _shares(number: int, rank: int, processes: int) -> tuple[list[int], list[int]]:
+    """How many of its rows a process sends to each, and how many it receives from each.
+
+    What is left over of equal shares goes to the next ranks, so that no process keeps more of its
+    own rows than it gives to any other.
+    """
+    share, rest = divmod(number, processes)
+
+    def share_of(source: int, target: int) -> int:
+        return share + ((target - source - 1) % processes < rest)
+
+    sent = [share_of(rank, other) for other in range(processes)]
+    return sent, [share_of(other, rank) for other in range(processes)]
 
 
 def _own(joined: Tensor, number: int) -> Tensor:
