@@ -90,5 +90,5 @@ def escape_bars(app, what: str, name: str, thing, options, lines: list[str]) -> 
 
 def unavailable() -> list[str]:
     """Pages of the reference whose module is not part of this checkout."""
-    pages = {"reference/python.md": "mmsalmask/api"}
+    pages = {"reference/python.md": "mmsalmask/api/encoder.py"}
     return [page for page, module in pages.items() if not (ROOT / module).exists()]
