@@ -1,8 +1,10 @@
 """The heart, where saliency, masks, losses and views are, needs PyTorch and nothing else."""
 
 import ast
+import doctest
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,11 @@ def test_a_module_of_the_heart_imports_torch_the_standard_library_and_the_heart(
         top, *rest = name.split(".")
         own = top == "mmsalmask" and rest[0] in (*ROOMS, *FILES)
         assert own or top == "torch" or top in sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_the_examples_in_its_docstrings_run(file):
+    assert doctest.testmod(import_module(name_of(file))).failed == 0
 
 
 ALONE = """

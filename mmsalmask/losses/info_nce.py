@@ -1,5 +1,7 @@
 """InfoNCE with hard negatives (paper, eq. 3)."""
 
+from typing import Any, Literal, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,6 +89,18 @@ def check_scales(temperature: float, penalty: float) -> None:
         )
 
 
+@overload
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.2,
+    weight: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def info_nce(*args: Any, with_logits: Literal[True], **options: Any) -> tuple[Tensor, Tensor]: ...
 def info_nce(
     query: Tensor,
     key: Tensor,

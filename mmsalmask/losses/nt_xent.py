@@ -1,5 +1,7 @@
 """NT-Xent with hard negatives for every anchor (SimCLR, Chen et al. 2020; paper, §3)."""
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,17 @@ def nt_xent_logits(
     return logits
 
 
+@overload
+def nt_xent(
+    first: Tensor,
+    second: Tensor,
+    hard_negatives: Tensor | None = None,
+    penalty: float = 2.0,
+    temperature: float = 0.1,
+    negatives: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def nt_xent(*args: Any, with_logits: Literal[True], **options: Any) -> tuple[Tensor, Tensor]: ...
 def nt_xent(
     first: Tensor,
     second: Tensor,

@@ -233,7 +233,9 @@ class SaliencyMasker(nn.Module):
         """Saliency of both views and foreground of both, from one pass of the localizer."""
         if self.localizer is None:
             return (None, None), (None, None)
-        joint = None if crops is None else crops[0].followed_by(crops[1])
+        joint = None
+        if crops is not None and self.localizer.needs == "crops":
+            joint = crops[0].followed_by(crops[1])
         saliency = self.localizer.locate(pair, joint, self.grid)
         return saliency.chunk(2), foreground(saliency, self.offset).chunk(2)
 

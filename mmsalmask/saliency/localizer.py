@@ -33,7 +33,7 @@ class Localizer(Part, nn.Module):
 
         Args:
             views: normalised.
-            crops: where they were cut from, if that is known.
+            crops: where they were cut from, for one that needs crops and if that is known.
             grid: rows and columns of patches.
 
         Raises:

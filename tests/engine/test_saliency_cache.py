@@ -27,6 +27,17 @@ def test_the_file_is_a_safetensors_file_whose_maps_stay_in_it(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 
 
+def test_a_cache_that_another_writer_made_of_format_2_loads(tmp_path):
+    path, maps = tmp_path / "c.safetensors", torch.randn(3, 4, 5).half()
+    text = json.dumps(manifest(3, format=2, size=320, normalisation={"mean": None}))
+    save_file({"maps": maps}, path, {"mmsalmask_saliency": text})
+    cache = open_cache(path)
+    assert torch.equal(cache.maps, maps)
+    cache.check_source(dataset={"images": 3, "digest": "d"}, normalisation={"mean": None})
+    with pytest.raises(InputError, match=r"by \{'mean': None\}, here it is \{'mean': 1\}"):
+        cache.check_source(normalisation={"mean": 1})
+
+
 @pytest.mark.parametrize("parts", [[20], [21, 1], []])
 def test_a_file_with_a_wrong_number_of_maps_is_not_left_behind(tmp_path, parts):
     path = tmp_path / "c.safetensors"

@@ -72,7 +72,7 @@ def test_views_of_any_floating_type_keep_it(part):
 # ------------------------------------------------------------------------------- this very promise
 
 
-class Forgetful(Strategy):
+class ForgetfulFill(Strategy):
     """Without an example and without a reference."""
 
     def fill(self, view, generator):
@@ -80,10 +80,10 @@ class Forgetful(Strategy):
 
 
 def test_a_strategy_without_a_reference_or_an_example_is_named(monkeypatch):
-    assert Forgetful not in STRATEGIES
-    assert Strategy.registered()["Forgetful"] is Forgetful
-    with pytest.raises(AssertionError, match="Forgetful has no example"):
-        example_of(Forgetful)
-    monkeypatch.setattr(Forgetful, "__module__", "mmsalmask.masking.strategies.forgetful")
-    with pytest.raises(AssertionError, match=r"Forgetful has no slow reference.*test_forgetful"):
-        reference_of(Forgetful)
+    assert ForgetfulFill not in STRATEGIES
+    assert Strategy.registered()["ForgetfulFill"] is ForgetfulFill
+    with pytest.raises(AssertionError, match="ForgetfulFill has no example"):
+        example_of(ForgetfulFill)
+    monkeypatch.setattr(ForgetfulFill, "__module__", "mmsalmask.masking.strategies.forgetful")
+    with pytest.raises(AssertionError, match=r"ForgetfulFill has no slow ref.*test_forgetful"):
+        reference_of(ForgetfulFill)

@@ -53,17 +53,17 @@ def test_a_masker_masks_by_it_and_keeps_it_out_of_its_tree(part):
     assert list(masker.modules()) == [masker]
 
 
-class Forgetful(Localizer):
+class ForgetfulLocalizer(Localizer):
     """Without an example and without a reference."""
 
 
 def test_a_localizer_without_a_reference_or_an_example_is_named(monkeypatch):
-    assert Localizer.registered()["Forgetful"] is Forgetful
-    with pytest.raises(AssertionError, match="Forgetful has no example"):
-        example_of(Forgetful)
-    monkeypatch.setattr(Forgetful, "__module__", "mmsalmask.saliency.localizers.forgetful")
-    with pytest.raises(AssertionError, match=r"Forgetful has no slow reference.*test_forgetful"):
-        reference_of(Forgetful)
+    assert Localizer.registered()["ForgetfulLocalizer"] is ForgetfulLocalizer
+    with pytest.raises(AssertionError, match="ForgetfulLocalizer has no example"):
+        example_of(ForgetfulLocalizer)
+    monkeypatch.setattr(ForgetfulLocalizer, "__module__", "mmsalmask.saliency.localizers.forgetful")
+    with pytest.raises(AssertionError, match=r"ForgetfulLocalizer has no slow .*test_forgetful"):
+        reference_of(ForgetfulLocalizer)
 
 
 # ------------------------------------------------------------- those without weights, at any size

@@ -22,6 +22,12 @@ class BackgroundPatches(Strategy):
     and never itself. Where the background is one patch or none, all patches of the view are drawn
     from, as in a view whose saliency says nothing. Patches only. Not of the paper.
 
+    >>> from mmsalmask.masking import SaliencyMasker
+    >>> from mmsalmask.saliency import BoundaryPriorSaliency
+    >>> masker = SaliencyMasker(BackgroundPatches(), BoundaryPriorSaliency())
+    >>> masker(*torch.rand(2, 4, 3, 64, 64)).query.shape
+    torch.Size([4, 3, 64, 64])
+
     Raises:
         InputError: for another shape of mask, or a grid of one patch.
     """

@@ -25,6 +25,9 @@ class GeodesicSaliency(Localizer):
     image is scaled or shifted nor with the usual normalisation. A constant image has a flat map
     (all zero), which :func:`~mmsalmask.saliency.foreground` answers with "no foreground".
 
+    >>> GeodesicSaliency()(torch.rand(2, 3, 64, 64)).shape
+    torch.Size([2, 28, 28])
+
     Args:
         map_size: h = w, or (h, w), of the map; at least 3 cells a side.
 
