@@ -39,13 +39,7 @@ DATA = {
     "kitti": "KITTI",
     "rendered": "rendered drives",
 }
-PATCHES = {
-    "balanced": "foreground and background alike",
-    "random": "random patches",
-    "block": "random blocks",
-    "foreground": "the foreground",
-    "background": "the background",
-}
+PATCHES = {"balanced": "foreground and background alike", "block": "random blocks"}
 VIEWS = {"query": "the query", "key": "the key", "both": "both views"}
 
 
@@ -100,7 +94,7 @@ def _masks(config: Config, masker: dict | None) -> dict:
     def setting(name: str) -> object:
         return masker.get(name, usual[name].default)
 
-    where = PATCHES[setting("patches")]
+    where = PATCHES.get(setting("patches"), f"{setting('patches')} patches")
     told = f"{VIEWS[setting('masked_views')]}, {where}; {fill(masker['strategy']['type'])}"
     if setting("localizer") is not None and not setting("hard_negatives"):
         told += "; no hard negatives"

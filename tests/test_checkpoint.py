@@ -374,7 +374,7 @@ def test_localizers_of_the_recipes_take_torchvisions_second_weights_and_depth_th
         for checkpoint in set(checkpoints) - {"torchvision://resnet18"}:
             found.setdefault((path.parent.name == "depth", checkpoint), []).append(path.stem)
     assert {key: len(names) for key, names in found.items()} == {
-        (False, "torchvision://resnet50.imagenet1k_v2"): 11,
+        (False, "torchvision://resnet50.imagenet1k_v2"): 10,
         (True, "torchvision://resnet50"): 4,
     }
     addresses = get_torchvision_models()

@@ -493,6 +493,12 @@ def told(value: str):
 LATER = {("FrozenCheckHook", "modules"), ("ImageNet100", "data_root"), ("CachedSaliency", "cache")}
 
 
+def test_every_part_of_pretraining_has_its_bad_values_here():
+    ours = [*MODELS.module_dict.items(), *DATASETS.module_dict.items()]
+    names = {name for name, part in ours if ".depth" not in part.__module__}
+    assert sorted(names - set(PARTS)) == []
+
+
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in {n for n, _ in LATER}])
 def test_the_part_as_it_is_in_the_recipe_is_built(places, name):
     build(config_of(PARTS[name], places), PARTS[name].path)

@@ -1,23 +1,27 @@
 """ADIOS: a mask net trained as the adversary of the encoder, over MoCo v2 or SimCLR."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.model import is_model_wrapper
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner.checkpoint import get_state_dict
 from mmpretrain.models import BaseSelfSupervisor
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmsalmask.algorithms.encoder import kept_statistics
-from mmsalmask.algorithms.moco import MaskedMoCo, _embed
-from mmsalmask.algorithms.simclr import MaskedSimCLR, _of_other_processes
+from mmsalmask.algorithms.adios_optimizers import (
+    ADIOSOptimWrapperConstructor,  # noqa: F401  (configs of earlier runs name it in this module)
+    both_optimizers,
+)
+from mmsalmask.algorithms.distributed import of_other_processes
+from mmsalmask.algorithms.encoder import embed, kept_statistics
+from mmsalmask.algorithms.moco import MaskedMoCo
+from mmsalmask.algorithms.simclr import MaskedSimCLR
 from mmsalmask.checks import check_flag, check_part, is_number
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
-from mmsalmask.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmsalmask.registry import MODELS
 
 
 class ADIOS(BaseSelfSupervisor):
@@ -108,7 +112,7 @@ class ADIOS(BaseSelfSupervisor):
         Raises:
             InputError: unless there are two views, and two optimizers.
         """
-        encoder_optim, mask_optim = _both(optim_wrapper)
+        encoder_optim, mask_optim = both_optimizers(optim_wrapper)
         with mask_optim.optim_context(self):
             view, clean_view = _two_views(self.data_preprocessor(data, True)["inputs"])
             masks = self.mask_net(view)
@@ -273,7 +277,7 @@ class ADIOSMoCo(ADIOS, MaskedMoCo):
         return self._embed_shuffled(view)
 
     def _contrast(self, masked: Tensor, clean: Tensor) -> Tensor:
-        return self.head.loss(_embed(self._encoder, masked), clean, self.queue)["loss"]
+        return self.head.loss(embed(self._encoder, masked), clean, self.queue)["loss"]
 
     def _end_batch(self, clean: Tensor) -> None:
         self._enqueue(clean)
@@ -291,71 +295,8 @@ class ADIOSSimCLR(ADIOS, MaskedSimCLR):
 
     def _contrast(self, masked: Tensor, clean: Tensor) -> Tensor:
         embedded = self._embed(masked)
-        others = _of_other_processes(torch.cat([embedded, clean]))
+        others = of_other_processes(torch.cat([embedded, clean]))
         return self.head.loss(embedded, clean, None, others)["loss"]
-
-
-class ADIOSOptimWrappers(OptimWrapperDict):
-    """The optimizer wrappers ``encoder`` and ``mask_net``, each counting its own steps."""
-
-    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Tell both where the run stands; mmengine's does nothing, and accumulation would drop
-        the gradient of a last incomplete round."""
-        for wrapper in self.values():
-            wrapper.initialize_count_status(model, init_counts, max_counts)
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Refuse the step of mmengine's usual DDP wrapper, which would pass by both phases."""
-        raise InputError(
-            "ADIOS has two optimizers, which one DDP wrapper cannot serve: set model_wrapper_cfg="
-            "dict(type='MMSeparateDistributedDataParallel', device_ids=None)"
-        )
-
-
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class ADIOSOptimWrapperConstructor:
-    """One optimizer for the encoder and one for the mask net, under wrappers of the same kind.
-
-    In a config::
-
-        optim_wrapper=dict(
-            type='OptimWrapper',
-            optimizer=dict(...),
-            constructor='mmsalmask.ADIOSOptimWrapperConstructor',
-            paramwise_cfg=dict(mask_net=dict(optimizer=dict(...))),
-        )
-
-    The encoder's wrapper is what it would be without ADIOS, so precision, accumulation and clipping
-    are set where they always are. ``paramwise_cfg.mask_net`` holds what the mask net's has of its
-    own; everything else (``custom_keys``, …) is for the encoder alone.
-
-    Raises:
-        InputError: without an optimizer for the mask net.
-    """
-
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        encoder_paramwise = dict(paramwise_cfg or {})
-        own = encoder_paramwise.pop("mask_net", {})
-        if "optimizer" not in own:
-            raise InputError(
-                "the mask net needs an optimizer of its own: set "
-                "optim_wrapper.paramwise_cfg.mask_net.optimizer"
-            )
-        # A wrapper takes its arguments apart, so the two must not share any.
-        self._encoder = DefaultOptimWrapperConstructor(
-            copy.deepcopy(optim_wrapper_cfg), encoder_paramwise
-        )
-        self._mask_net = DefaultOptimWrapperConstructor(copy.deepcopy({**optim_wrapper_cfg, **own}))
-
-    def __call__(self, model: nn.Module) -> ADIOSOptimWrappers:
-        if is_model_wrapper(model):
-            model = model.module
-        parts = dict(model.named_children())
-        mask_net = parts.pop("mask_net")
-        return ADIOSOptimWrappers(
-            encoder=self._encoder(nn.ModuleDict(parts)), mask_net=self._mask_net(mask_net)
-        )
 
 
 def _factor(wrapper: OptimWrapper, one: Tensor) -> Tensor:
@@ -373,15 +314,6 @@ def _inner(values: Tensor, gradient: Tensor) -> Tensor:
 def _to_log(loss: Tensor, mask_loss: Tensor, penalty: Tensor) -> dict[str, Tensor]:
     losses = {"loss": loss, "mask_loss": mask_loss, "area_penalty": penalty}
     return {name: value.detach() for name, value in losses.items()}
-
-
-def _both(optim_wrapper: OptimWrapper) -> tuple[OptimWrapper, OptimWrapper]:
-    if not isinstance(optim_wrapper, OptimWrapperDict):
-        raise InputError(
-            "ADIOS trains encoder and mask net by an optimizer each: set optim_wrapper.constructor="
-            "'mmsalmask.ADIOSOptimWrapperConstructor'"
-        )
-    return optim_wrapper["encoder"], optim_wrapper["mask_net"]
 
 
 def _two_views(inputs: list[Tensor]) -> list[Tensor]:

@@ -37,6 +37,13 @@ def gather_with_gradient(local: Tensor) -> Tensor:
     return local if get_world_size() == 1 else _Gather.apply(local)
 
 
+def of_other_processes(local: Tensor) -> Tensor:
+    """What every other process holds of a tensor (N, D), with gradient: (N·(processes − 1), D)."""
+    joined = gather_with_gradient(local)
+    start = get_rank() * len(local)
+    return torch.cat([joined[:start], joined[start + len(local) :]])
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, local: Tensor) -> Tensor:

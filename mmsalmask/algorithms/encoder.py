@@ -1,10 +1,11 @@
-"""What the algorithms share: the parts of an encoder, and its running statistics."""
+"""What the algorithms share: the parts of an encoder, embeddings, and running statistics."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsalmask.checks import check_part
@@ -19,6 +20,12 @@ def check_encoder(backbone: Any, neck: Any, head: Any) -> None:
     for name, part in (("backbone", backbone), ("neck", neck), ("head", head)):
         if not isinstance(part, nn.Module):
             check_part(f"model.{name}", part)
+
+
+def embed(encoder: nn.Module, views: Tensor) -> Tensor:
+    """ℓ2-normalised float32 embeddings (N, D) of views (N, 3, H, W)."""
+    (embedding,) = encoder(views)
+    return F.normalize(embedding.float(), dim=1)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmsalmask.algorithms.distributed import gather, shuffle_batch, unshuffle_batch
-from mmsalmask.algorithms.encoder import check_encoder
+from mmsalmask.algorithms.encoder import check_encoder, embed
 from mmsalmask.algorithms.preprocessor import MaskingDataPreprocessor
 from mmsalmask.algorithms.split_norm import split_batch_norm
 from mmsalmask.checks import check_flag, check_integer, is_number, is_pair
@@ -164,7 +164,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         negatives = self.queue.clone()
         found, keys = [], []
         for (query_view, key_view, *hard_views), mixed in self._directions(inputs, mixture):
-            query = _embed(self._encoder, query_view)
+            query = embed(self._encoder, query_view)
             with torch.no_grad():
                 key = self._embed_shuffled(key_view)
                 hard = [self._embed_shuffled(view) for view in hard_views]
@@ -194,13 +194,13 @@ class MaskedMoCo(BaseSelfSupervisor):
         own["loss"] = own["loss"] + other["loss"]
         if mixture.clean is None:
             return own
-        clean = self.head.loss(_embed(self._encoder, mixture.clean), key, negatives)
+        clean = self.head.loss(embed(self._encoder, mixture.clean), key, negatives)
         clean["loss"] = clean["loss"] + own["loss"]
         return {**clean, "mixed_accuracy": own["contrast_accuracy"]}
 
     def _embed_shuffled(self, views: Tensor) -> Tensor:
         shuffled, order = shuffle_batch(views, alone=self.bn_splits > 1)
-        return unshuffle_batch(_embed(self.momentum_encoder, shuffled), order)
+        return unshuffle_batch(embed(self.momentum_encoder, shuffled), order)
 
     @torch.no_grad()
     def _update_momentum_encoder(self) -> None:
@@ -230,12 +230,6 @@ class MaskedMoCo(BaseSelfSupervisor):
         rows = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue.index_copy_(0, rows, keys.to(self.queue.dtype))
         self.queue_pointer.add_(len(keys)).remainder_(len(self.queue))
-
-
-def _embed(encoder: nn.Module, views: Tensor) -> Tensor:
-    """ℓ2-normalised float32 embeddings (N, D)."""
-    (embedding,) = encoder(views)
-    return F.normalize(embedding.float(), dim=1)
 
 
 def _halves(parts: Iterable[Tensor | None]) -> Iterator[tuple[Tensor | None, ...]]:

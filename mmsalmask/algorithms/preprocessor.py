@@ -173,8 +173,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
         if source is None:
             raise InputError(
                 "model.data_preprocessor.augment makes the views, but the pipeline hands on no "
-                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or remove "
-                "augment"
+                "whole images: let it be mmsalmask.LoadWhole and mmsalmask.PackWhole, or set "
+                "augment=None"
             )
         inputs, index = self.cast_data(inputs), self.cast_data(source["image"])
         images = inputs if inputs.ndim == 4 else self._resident(inputs)

@@ -1,13 +1,11 @@
 """SimCLR with hard negatives for every anchor."""
 
 import torch
-import torch.nn.functional as F
-from mmengine.dist import get_rank
 from mmpretrain.models import BaseSelfSupervisor
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmsalmask.algorithms.distributed import gather_with_gradient
-from mmsalmask.algorithms.encoder import check_encoder, kept_statistics
+from mmsalmask.algorithms.distributed import of_other_processes
+from mmsalmask.algorithms.encoder import check_encoder, embed, kept_statistics
 from mmsalmask.registry import MODELS
 
 
@@ -69,17 +67,9 @@ class MaskedSimCLR(BaseSelfSupervisor):
         return self.head.loss(
             *views.chunk(2),
             torch.stack(hard, dim=1) if hard else None,
-            _of_other_processes(views),
+            of_other_processes(views),
         )
 
     def _embed(self, views: Tensor) -> Tensor:
         """ℓ2-normalised float32 embeddings (N, D)."""
-        (embedding,) = self.neck(self.backbone(views))
-        return F.normalize(embedding.float(), dim=1)
-
-
-def _of_other_processes(local: Tensor) -> Tensor:
-    """What every other process holds of a tensor (N, D), with gradient: (N·(processes − 1), D)."""
-    joined = gather_with_gradient(local)
-    start = get_rank() * len(local)
-    return torch.cat([joined[:start], joined[start + len(local) :]])
+        return embed(nn.Sequential(self.backbone, self.neck), views)
