@@ -77,8 +77,8 @@ class Task(ABC):
     """A downstream task on one of its datasets, for one backbone.
 
     A subclass with a ``name`` registers itself: the command line, the report and the tests know it
-    from then on. Modules in ``mmsalmask/downstream/tasks`` are found; one elsewhere is imported by
-    whoever wants it.
+    from then on. Modules in ``mmsalmask/downstream/tasks`` are found; import one that is elsewhere
+    before you call :func:`mmsalmask.commands.transfer.transfer`. ``docs/add_a_task.md`` adds one.
 
     Class attributes:
         name: that ``--tasks`` knows it by.

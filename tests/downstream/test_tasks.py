@@ -1,9 +1,12 @@
 """What every downstream task keeps to, whichever there are."""
 
+import doctest
+
 import pytest
 from drawn import draw_example, setting
 
 from mmsalmask.config import load_config
+from mmsalmask.downstream import tables
 from mmsalmask.downstream import task as tasks
 from mmsalmask.downstream.report import published_tables
 from mmsalmask.downstream.tables import PUBLISHED, read_table
@@ -67,3 +70,9 @@ def test_a_task_registers_itself_and_its_name_is_its_own(monkeypatch):
 def test_a_task_without_a_test_file_fails_a_test_that_names_it(tmp_path):
     with pytest.raises(AssertionError, match=r"the task 'toy' needs .*test_toy_task\.py"):
         draw_example("toy", tmp_path)
+
+
+def test_the_example_of_a_table_is_what_it_gives():
+    found = doctest.testmod(tables)
+    assert found.attempted
+    assert not found.failed
