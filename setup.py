@@ -13,6 +13,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ("configs", "tools", "model-index.yml")
+# What `pip install 'mmsalmask[timm]'` adds: backbones of timm; encoders as ONNX, checked by its
+# runtime. requirements-dev.txt has the same ranges.
+EXTRAS = {
+    "timm": ["timm>=1.0,<1.1"],
+    "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.21,<2", "onnxscript>=0.3,<1"],
+}
 # Set-up of a checkout, of no use in an installed package; and what Python leaves behind.
 LEFT_OUT = shutil.ignore_patterns("install.sh", "environment.py", "__pycache__", "*.pyc")
 
@@ -74,6 +80,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     install_requires=requirements(),
+    extras_require=EXTRAS,
     packages=find_packages(include=["mmsalmask", "mmsalmask.*"]),
     package_data={"mmsalmask": ["py.typed", "**/*.txt", "**/*.csv"]},
     entry_points={"console_scripts": ["mmsalmask = mmsalmask.__main__:main"]},

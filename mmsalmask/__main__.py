@@ -6,12 +6,14 @@ the same for launchers: ``torchrun --nproc-per-node 4 -m mmsalmask train … --l
 
 import ast
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from mmsalmask import __version__
 from mmsalmask.shipped import TOOLS
 
+_OWN = Path(__file__).resolve().parent / "commands"
 COMMANDS = {
     "demo": "demo",
     "train": "train",
@@ -25,14 +27,21 @@ COMMANDS = {
     "export": "export_backbone",
     "ablate": "ablate",
     "data": "prepare_data",
+    "embed": "embed",
+    "diagnose": "diagnose",
+    "models": "models",
+    "doctor": "doctor",
 }
+# With one of these, `train` is handed a method and images instead of a config.
+_PRETRAINING = ("--method", "--data")
 
 
 def usage() -> str:
     """What there is, a command in a line."""
     lines = ["usage: mmsalmask COMMAND …   (mmsalmask COMMAND --help tells more)", ""]
     for command, tool in COMMANDS.items():
-        source = (TOOLS / f"{tool}.py").read_text(encoding="utf-8")
+        file = _module(tool) or TOOLS / f"{tool}.py"
+        source = file.read_text(encoding="utf-8")
         lines.append(f"  {command:<10}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     return "\n".join([*lines, "", "A CONFIG is a file, or one of this package: mmsalmask::demo/…"])
 
@@ -45,11 +54,26 @@ def run(tool: Path) -> None:
     exec(compile(tool.read_text(encoding="utf-8"), tool, "exec"), vars(module))
 
 
+def _module(tool: str) -> Path | None:
+    """The file of a command of mmsalmask.commands; ``None`` for a tool that is a script."""
+    file = _OWN / f"{tool}.py"
+    return file if file.is_file() else None
+
+
+def _tool(command: str, words: list[str]) -> str:
+    """What a command runs: `train` may be handed a method and images instead of a config."""
+    pretrains = any(word.partition("=")[0] in _PRETRAINING for word in words)
+    return "pretrain" if command == "train" and pretrains else COMMANDS[command]
+
+
 def main() -> None:
     """Run the tool that the first argument names, with the others."""
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help", "--version"):
         print(f"mmsalmask {__version__}" if command == "--version" else usage())
+    elif command in COMMANDS and (module := _module(_tool(command, words))):
+        sys.argv = [f"mmsalmask {command}", *words]
+        import_module(f"mmsalmask.commands.{module.stem}").main()
     elif command in COMMANDS:
         sys.argv = [f"mmsalmask {command}", *words]
         run(TOOLS / f"{COMMANDS[command]}.py")

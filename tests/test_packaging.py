@@ -84,8 +84,12 @@ def test_wheel_states_version_python_and_the_requirements_of_requirements_txt(wh
     assert f'__version__ = "{metadata["Version"]}"' in source
     python = Requirement(f"python{metadata['Requires-Python']}").specifier
     assert [minor for minor in range(8, 15) if f"3.{minor}.2" in python] == [10, 11, 12]
-    required = {str(Requirement(line)) for line in metadata.get_all("Requires-Dist")}
+    stated = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    required = {str(requirement) for requirement in stated if requirement.marker is None}
     assert required == {str(requirement) for requirement in listed("requirements.txt")}
+    extras = {requirement.name for requirement in stated if requirement.marker is not None}
+    assert extras >= {"timm", "onnx", "onnxruntime", "onnxscript"}
+    assert extras <= {requirement.name for requirement in listed("requirements-dev.txt")}
 
 
 # Run in a foreign folder against the installed package. Building matters: mmengine marks what comes

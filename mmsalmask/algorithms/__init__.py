@@ -25,8 +25,8 @@ __all__ = [
     "MaskedMoCo",
     "MaskedSimCLR",
     "MaskingDataPreprocessor",
-    "TorchvisionBackbone",
     "NTXentHead",
+    "TorchvisionBackbone",
     "backbone_saliency",
     "build_masker",
 ]

@@ -51,9 +51,7 @@ def backbone_config(name: Backbone, pretrained: bool = False) -> dict[str, Any]:
         return _timm_config(str(name), pretrained)
     choices = {known_name: known_name for known_name in [*RESNETS, *known, *timm_names]}
     more = "" if timm_names else " (timm, which has more, is not installed)"
-    raise InputError(
-        f"no backbone named '{name}'{ask(nearest(str(name), choices, count=3))}{more}"
-    )
+    raise InputError(f"no backbone named '{name}'{ask(nearest(str(name), choices, count=3))}{more}")
 
 
 def _timm_names() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsalmask import shipped
 from mmsalmask.api.backbones import RESNETS, backbone_config, build_backbone, channels_of
@@ -166,11 +166,37 @@ def _resnet_of(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     )
 
 
+def as_encoder(model: Any) -> Encoder:
+    """The encoder of whatever a user may give for one: itself, a run, a name or a checkpoint.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(model, Encoder):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return get_model(model)
+    if hasattr(model, "checkpoint"):
+        return get_model(model.checkpoint)
+    raise InputError(
+        f"a model must be a name, a checkpoint, a run or what get_model returns, got a "
+        f"{type(model).__name__}: Encoder(backbone, config, name) gives a module of yours its "
+        "preprocessing"
+    )
+
+
+def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
+    """An encoder of the same architecture and preprocessing with first weights."""
+    config = dict((encoder.config.get("model") or {}).get("backbone") or {})
+    if not config:
+        raise InputError(f"{encoder.name} has no model.backbone in its config to build anew")
+    for key in ("init_cfg", "weights", "pretrained", "checkpoint_path"):
+        config.pop(key, None)
+    _be_quiet()
+    return Encoder(build_backbone(config, seed), encoder.config, f"untrained {encoder.name}").eval()
+
+
 def _be_quiet() -> None:
     """Building a net logs the initialisation of every layer at level INFO."""
-    MMLogger.get_instance("mmsalmask", log_level="WARNING")
-
-
-def is_encoder_like(model: Any) -> bool:
-    """Whether a module carries its preprocessing as an :class:`Encoder` does."""
-    return isinstance(model, nn.Module) and hasattr(model, "view") and hasattr(model, "size")
+    if not MMLogger.check_instance_created("mmsalmask"):
+        MMLogger.get_instance("mmsalmask", log_level="WARNING")

@@ -111,7 +111,9 @@ def _make_folder(out: str | os.PathLike) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"out {folder} cannot be made ({error.strerror}): choose another") from error
+        raise InputError(
+            f"out {folder} cannot be made ({error.strerror}): choose another"
+        ) from error
     return folder
 
 
@@ -198,9 +200,7 @@ def _own_instances() -> Iterator[None]:
             kind._instance_dict.update(known[kind])
 
 
-def _train_through_torchrun(
-    config: Config, devices: int, resume: bool | str | os.PathLike
-) -> None:
+def _train_through_torchrun(config: Config, devices: int, resume: bool | str | os.PathLike) -> None:
     command = [sys.executable, "-m", "mmsalmask.torchrun", f"--nproc_per_node={devices}"]
     command += ["--nnodes=1", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"]
     command += ["-m", "mmsalmask", "train", config.filename, "--launcher", "pytorch"]

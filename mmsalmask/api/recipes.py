@@ -106,9 +106,9 @@ def fit_recipe(
         )
     config = load_config(recipe.config)
     _set_data(config, dataset, batch_size // devices, devices)
-    _set_size(config, size)
+    set_size(config, size)
     _set_backbone(config, backbone)
-    _set_localizer(config, localizer)
+    set_localizer(config, localizer)
     _set_epochs(config, epochs)
     told = _set_lr(config, lr, Fraction(batch_size, recipe.batch_size), batch_size)
     if amp is not None:
@@ -131,7 +131,8 @@ def _set_data(config: Config, dataset: Mapping[str, Any], batch: int, devices: i
     loader.persistent_workers = loader.num_workers > 0
 
 
-def _set_size(config: Config, size: int) -> None:
+def set_size(config: Config, size: int) -> None:
+    """Make the views of a recipe, on the CPU or on the device, of so many pixels a side."""
     for part in typed_parts(config.train_dataloader.dataset.pipeline):
         kind = part["type"].rpartition(".")[2]
         if kind == "RandomResizedCrop":
@@ -157,7 +158,8 @@ def _set_backbone(config: Config, backbone: Backbone) -> None:
     neck.in_channels = new
 
 
-def _set_localizer(config: Config, localizer: Mapping[str, Any] | str | None) -> None:
+def set_localizer(config: Config, localizer: Mapping[str, Any] | str | None) -> None:
+    """Give the maskers of a recipe another localizer, if one is given."""
     if localizer is None:
         return
     maskers = [

@@ -15,6 +15,7 @@ from mmsalmask.errors import InputError
 
 # What a log line counts by; all else is a figure.
 _COUNTS = ("step", "iter", "epoch")
+_COSTS = ("time", "data_time", "memory")
 
 
 class Run:
@@ -46,7 +47,9 @@ class Run:
         for path in run_checkpoints(self.folder):
             if why_damaged(path) is None:
                 return path
-        raise InputError(f"{self.folder} holds no whole checkpoint: let the run reach an epoch's end")
+        raise InputError(
+            f"{self.folder} holds no whole checkpoint: let the run reach an epoch's end"
+        )
 
     @property
     def history(self) -> dict[str, np.ndarray]:
@@ -92,7 +95,7 @@ class Run:
             InputError: nothing was logged yet.
         """
         history = self.history
-        shown = [name for name in history if name not in _COUNTS and "loss" not in name]
+        shown = [name for name in history if name not in _COUNTS + _COSTS and "loss" not in name]
         if not len(history["step"]):
             raise InputError(f"{self.folder} has no curves yet: wait for the first line of the log")
         rows = 1 + -(-len(shown) // 3)

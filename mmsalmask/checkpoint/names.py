@@ -19,13 +19,39 @@ _RESNET_NAMES = [
 
 
 def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names of a ResNet's tensors: mmpretrain's own, if the net is a plain ResNet.
+    """torchvision's names of its own nets and of ResNets.
+
+    A plain ResNet of mmpretrain has the same names; ``mmsalmask.TorchvisionBackbone`` holds a net
+    of torchvision in ``net``.
 
     Raises:
         InputError: for a net that torchvision's ResNet cannot hold (deep stem, other layers).
     """
+    if own := _within(state, "net."):
+        return own
     _refuse_foreign(state, "torchvision's ResNet")
     return dict(state)
+
+
+def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's names of its own nets and of plain ResNets, which it names as torchvision does.
+
+    mmpretrain's ``TIMMBackbone`` holds a net of timm in ``timm_model``.
+
+    Raises:
+        InputError: for a net that timm's ResNet cannot hold (deep stem, other layers).
+    """
+    if own := _within(state, "timm_model."):
+        return own
+    _refuse_foreign(state, "timm's ResNet")
+    return dict(state)
+
+
+def _within(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors without the prefix, if all have it."""
+    if not all(name.startswith(prefix) for name in state):
+        return {}
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def to_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
+from mmsalmask.checkpoint.names import to_detectron2, to_timm, to_torchvision
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.files import write_atomically
 
-Naming = Literal["openmmlab", "torchvision", "detectron2"]
+Naming = Literal["openmmlab", "torchvision", "timm", "detectron2"]
 
 
 def save_backbone(
@@ -44,7 +44,12 @@ def save_backbone(
             f"{len(bad)} of the backbone's {len(state)} tensors hold values that are not finite "
             f"({some_names(bad, 2)}): look for a diverged run behind this checkpoint"
         )
-    convert = {"openmmlab": dict, "torchvision": to_torchvision, "detectron2": to_detectron2}
+    convert = {
+        "openmmlab": dict,
+        "torchvision": to_torchvision,
+        "timm": to_timm,
+        "detectron2": to_detectron2,
+    }
     # A copy of each: a view would bring its whole storage into the file.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -24,6 +24,7 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.config import check_config, optimizers
 from mmsalmask.data import fingerprint
+from mmsalmask.engine.out_of_memory import memory_told
 from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
 from mmsalmask.engine.resume.draws import unseeded
@@ -267,7 +268,8 @@ def train(runner: ExactRunner) -> None:
         Stopped: a signal came; everything is saved.
     """
     try:
-        runner.train()
+        with memory_told(runner):
+            runner.train()
     except Stopped:
         leave_process_group()
         raise

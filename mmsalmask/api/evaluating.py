@@ -1,0 +1,101 @@
+"""Accuracies of a frozen encoder on labelled images."""
+
+from typing import Any, NamedTuple
+
+from mmsalmask.api.devices import choose_device
+from mmsalmask.api.models import as_encoder
+from mmsalmask.checks import check_integer
+from mmsalmask.data.image_folder import check_folder
+from mmsalmask.engine.out_of_memory import sentences_for_memory
+from mmsalmask.evaluation.accuracy import accuracy
+from mmsalmask.evaluation.features import count_classes, extract_both, labelled_folders
+from mmsalmask.evaluation.knn import knn_classify
+from mmsalmask.evaluation.linear import evaluate_linear
+
+
+class Evaluation(NamedTuple):
+    """Accuracies on the test images, in percent, and the number of images.
+
+    Attributes:
+        knn, knn_mean_per_class: of the vote of the k nearest training images (Wu et al. 2018).
+        linear, linear_mean_per_class: of a linear classifier on the features.
+        learning_rate: of the linear classifier, chosen on a fifth of the training images.
+        classes, train_images, test_images: how many.
+    """
+
+    knn: float
+    knn_mean_per_class: float
+    linear: float
+    linear_mean_per_class: float
+    learning_rate: float
+    classes: int
+    train_images: int
+    test_images: int
+
+
+def evaluate(
+    model: Any,
+    train: str,
+    test: str,
+    size: int | None = None,
+    k: int = 20,
+    batch_size: int = 100,
+    device: str | None = None,
+    workers: int = 2,
+    seed: int = 0,
+) -> Evaluation:
+    """kNN and linear accuracy of a frozen encoder.
+
+    The same as ``mmsalmask linear --knn`` with its defaults.
+
+    Args:
+        model: a name, a checkpoint, a run, or an encoder of :func:`mmsalmask.get_model`.
+        train, test: folders ``<class>/<image>`` with the same classes.
+        size: of the centre crops in pixels; ``None`` for that of the encoder's views.
+        k: neighbours that vote, at most as many as there are training images.
+        batch_size: images at a time.
+        device: ``None`` for the first GPU, where there is one, else the CPU.
+        workers: processes that decode.
+        seed: of the linear classifier.
+
+    Raises:
+        InputError: a folder is missing, empty or without labels, the classes differ, or model or
+            device are not there.
+
+    Example:
+        >>> import mmsalmask as sm
+        >>> result = sm.evaluate(model, labelled, labelled, k=1)
+        >>> result.knn  # each image is its own neighbour
+        100.0
+    """
+    encoder, place = as_encoder(model), choose_device(device)
+    for folder in (train, test):
+        check_folder(str(folder), "give a folder <class>/<image>")
+    crop = check_integer("size", size or encoder.size)
+    sets = labelled_folders(str(train), str(test), None, seed, crop)
+    classes = count_classes(*sets)
+    before = encoder.device
+    try:
+        with sentences_for_memory(f"batch_size={batch_size} at {crop} px"):
+            features = extract_both(
+                encoder.to(place).backbone, encoder.view, sets, place, batch_size, workers
+            )
+    finally:
+        encoder.to(before)
+    neighbours = knn_classify(
+        features.train,
+        features.train_labels,
+        features.test,
+        min(check_integer("k", k), len(features.train)),
+        num_classes=classes,
+    )
+    linear = evaluate_linear(features, classes, seed=seed)
+    return Evaluation(
+        *accuracy(neighbours, features.test_labels),
+        linear["top1"],
+        linear["mean_per_class"],
+        linear["learning_rate"],
+        classes,
+        len(sets[0]),
+        len(sets[1]),
+    )

@@ -1,0 +1,78 @@
+"""Features of images by a pretrained encoder, in one file.
+
+    mmsalmask embed work_dirs/mine/epoch_200.pth photos -o photos.npz --map photos.png
+
+The file is read by mmsalmask.Embeddings.load, which also finds neighbours, outliers and copies.
+"""
+
+import argparse
+from pathlib import Path
+
+import mmsalmask as sm
+from mmsalmask.cli import report_errors
+from mmsalmask.errors import InputError
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    model_arguments(parser)
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("embeddings.npz"), help="(%(default)s)"
+    )
+    parser.add_argument("--map", type=Path, metavar="PNG", help="also draw the images in the plane")
+    parser.add_argument(
+        "--duplicates",
+        type=float,
+        nargs="?",
+        const=0.98,
+        metavar="COSINE",
+        help="also print pairs at least as similar (0.98)",
+    )
+    parser.add_argument(
+        "--outliers", type=int, nargs="?", const=10, metavar="N", help="also print the strangest N"
+    )
+    return parser.parse_args(arguments)
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what an encoder and unlabelled images are given by."""
+    parser.add_argument("model", help="a checkpoint, or a name of `mmsalmask models`")
+    parser.add_argument("images", nargs="+", help="folders, images, or text files of paths")
+    parser.add_argument("--size", type=int, help="pixels of the crop (as in pretraining)")
+    parser.add_argument("--batch-size", type=int, default=100, help="images (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="that decode (%(default)s)")
+    parser.add_argument("--device", help="e.g. cpu or cuda:1 (the first GPU, else the CPU)")
+
+
+@report_errors()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    if options.out.suffix != ".npz":
+        raise InputError(f"--out {options.out}: embeddings are written as .npz, name the file so")
+    found = sm.embed(
+        options.model,
+        options.images,
+        options.size,
+        options.batch_size,
+        options.device,
+        options.workers,
+    )
+    found.save(options.out)
+    if found.skipped:
+        print(f"{len(found.skipped)} images cannot be read: {', '.join(found.skipped[:5])}")
+    if options.map:
+        found.map().savefig(options.map, dpi=140)
+        print(options.map)
+    if options.duplicates is not None:
+        for first, second, similarity in found.duplicates(options.duplicates):
+            print(f"{similarity:.4f}  {first}  {second}")
+    if options.outliers:
+        for path, strangeness in found.outliers(options.outliers):
+            print(f"{strangeness:.4f}  {path}")
+    print(f"{options.out}: {len(found)} images, {found.features.shape[1]} features each")
+
+
+if __name__ == "__main__":
+    main()
