@@ -25,7 +25,6 @@ BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
-FAMILIES = ("supervised", "moco", "simclr", "mscn", "mixmask", "adios", "others")
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -85,10 +84,9 @@ DEPTH = dict(abs_rel="AbsRel ↓", sq_rel="SqRel ↓", rmse="RMSE ↓", d1="δ <
 LEARNER = dict(framework="learner", method="masks")
 
 
-def recipes(folders: tuple[str, ...]) -> list[dict]:
-    """The entries of the metafiles of these folders of configs."""
-    files = (ROOT / "configs" / folder / "metafile.yml" for folder in folders)
-    return [model for file in files for model in models(file)]
+def every_model() -> list[dict]:
+    """The entries of all metafiles, in the order of the model index."""
+    return [model for metafile in metafiles() for model in models(metafile)]
 
 
 def figures() -> str:
@@ -99,7 +97,7 @@ def figures() -> str:
         for row in published_table("table1_linear.csv")
         if row["framework"] == "MoCov2"
     }
-    told = {model["Name"].partition("_")[0]: model for model in reversed(recipes(FAMILIES))}
+    told = {model["Name"].partition("_")[0]: model for model in reversed(every_model())}
     rows = []
     for method, (in_study, in_prices, in_paper) in CALLED.items():
         runs = list(study.get(in_study, {}).values())
@@ -128,9 +126,7 @@ def over_seeds(runs: list[dict], key: str, absent: str = "–") -> str:
 def model_zoo() -> str:
     """The models whose metafile entry has weights, with its results."""
     rows = []
-    for model in recipes(
-        tuple(path.parent.name for path in sorted(ROOT.glob("configs/*/metafile.yml")))
-    ):
+    for model in every_model():
         if "Weights" not in model:
             continue
         told, results = model["Metadata"], model.get("Results") or []
@@ -168,7 +164,7 @@ def methods() -> str:
     """What a step of each method takes beyond its plain algorithm, as its metafile says."""
     parts = ("encoder with gradient", "encoder without gradient", "localizer", "mask net")
     rows = []
-    for model in recipes(FAMILIES):
+    for model in every_model():
         told = model["Metadata"]
         if "Extra Forwards" in told:
             method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
@@ -477,8 +473,8 @@ def first_sentence(part: type) -> str:
 
 
 def source(part: type) -> str:
-    """A link from docs/ to the file of a class."""
-    return f"[`{part.__name__}`](../{part.__module__.replace('.', '/')}.py)"
+    """A link to the file of a class."""
+    return f"[`{part.__name__}`]({part.__module__.replace('.', '/')}.py)"
 
 
 def of_the_package(family: type) -> list[type]:

@@ -270,4 +270,5 @@ def _encode_views(
         for encoder, device, training in states:
             encoder.to(device).train(training)
     empty = torch.empty(0, 1)
-    return [tuple(torch.cat(rows) if rows else empty for rows in lists) for lists in features]
+    joined = [[torch.cat(rows) if rows else empty for rows in lists] for lists in features]
+    return [(first, second) for first, second in joined]

@@ -154,7 +154,7 @@ class Embeddings:
         points = (points - points.min(0)) / np.ptp(points, axis=0).clip(1e-9)
         figure = Figure(figsize=(8, 8), layout="constrained", facecolor="white")
         axis = figure.subplots()
-        axis.scatter(*points.T, s=6, color="0.6", linewidths=0)
+        axis.scatter(points[:, 0], points[:, 1], s=6, color="0.6", linewidths=0)
         side = max(2, int(thumbnails**0.5))
         grid = points * side * 0.999
         # Of the images of a cell the one nearest to its centre, so that few overlap.

@@ -15,7 +15,9 @@ from mmsalmask.data import read_image
 from mmsalmask.evaluation.features import EncoderView, cut_centre
 
 # ImageNet's, RGB in 0 … 255, as every recipe here has them.
-IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+IMAGENET: dict[str, Any] = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
 
 
 class Encoder(nn.Module):

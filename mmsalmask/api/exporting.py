@@ -74,7 +74,9 @@ def export(
         raise InputError("filter_inside is for format='onnx': weights alone hold no filter")
     if isinstance(checkpoint, Encoder):
         raise InputError(f"format {format!r} is written of a checkpoint: give its file or run")
-    source = local_file(checkpoint.checkpoint if isinstance(checkpoint, Run) else checkpoint)
+    source = local_file(
+        checkpoint.checkpoint if isinstance(checkpoint, Run) else os.fspath(checkpoint)
+    )
     if file.exists() and file.samefile(source):
         raise InputError(f"{file} is the checkpoint itself: name another file")
     content = load_checkpoint(source)
@@ -99,6 +101,7 @@ class Filtered(nn.Module):
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> Tensor:
+        assert self.encoder.view.filter is not None  # of an encoder that filters
         return self.encoder(self.encoder.view.filter(images))
 
 
@@ -126,6 +129,7 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             verbose=False,
         )
+    assert program is not None  # so it is with dynamo=True
     model = program.model_proto
     facts: dict[str, Any] = dict(
         mean=encoder.mean,

@@ -70,20 +70,23 @@ def show_masks(
     settings = config.model.get("data_preprocessor") or config.get("data_preprocessor")
     with _seeded(seed), DefaultScope.overwrite_default_scope("mmpretrain"), torch.no_grad():
         preprocessor = MODELS.build(settings)
-        seen = []
+        seen: list[Any] = []
         preprocessor.masker.register_forward_hook(lambda _, *both: seen.append(both))
         preprocessor(_batch(data, config.train_dataloader.dataset.pipeline, images), training=True)
-    (plain, masked) = seen[0]
+    (query, key, *_), masked = seen[0]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "masks.png"
-        draw_gallery(*plain, masked, preprocessor, file, images)
+        draw_gallery(query, key, masked, preprocessor, file, images)
         return picture_figure(Image.open(file).convert("RGB"))
 
 
 def _batch(data: Data, pipeline: list, images: int) -> dict:
     paths = image_paths(data)
     random.shuffle(paths)
-    make, items = Compose([{**pipeline[0], "type": "mmsalmask.LoadImage"}, *pipeline[1:]]), []
+    if pipeline[0]["type"] == "LoadImageFromFile":  # mmpretrain's, which fails on a broken image
+        pipeline = [dict(type="mmsalmask.LoadImage"), *pipeline[1:]]
+    make = Compose(pipeline)
+    items: list[dict] = []
     for path in paths:
         try:
             items.append(make({"img_path": path, "sample_idx": len(items)}))

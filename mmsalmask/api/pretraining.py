@@ -173,7 +173,7 @@ def _plain(part: Any) -> Any:
 def _train_here(config: Config, resume: bool | str | os.PathLike) -> None:
     with _own_instances():
         config.launcher = "none"
-        if resume not in ("auto", True, False):
+        if not isinstance(resume, bool) and resume != "auto":
             set_resume(config, os.fspath(resume))
         elif resume is True or (resume == "auto" and has_checkpoint(config)):
             set_resume(config, "auto")
@@ -204,7 +204,7 @@ def _train_through_torchrun(config: Config, devices: int, resume: bool | str | o
     command = [sys.executable, "-m", "mmsalmask.torchrun", f"--nproc_per_node={devices}"]
     command += ["--nnodes=1", "--master_addr=127.0.0.1", f"--master_port={_free_port()}"]
     command += ["-m", "mmsalmask", "train", config.filename, "--launcher", "pytorch"]
-    if resume not in ("auto", True, False):
+    if not isinstance(resume, bool) and resume != "auto":
         command += ["--resume", os.fspath(resume)]
     elif resume is True or (resume == "auto" and has_checkpoint(config)):
         command += ["--resume"]
@@ -213,7 +213,7 @@ def _train_through_torchrun(config: Config, devices: int, resume: bool | str | o
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             last = line.strip() or last
             print(line, end="", flush=True)
     if process.returncode == _STOPPED_STATUS:

@@ -40,7 +40,7 @@ def list_methods() -> dict[str, Recipe]:
         >>> sm.list_methods()["mocov2-salmask-highpass"].batch_size
         128
     """
-    found = {}
+    found: dict[str, dict[str, Recipe]] = {}
     for file in sorted(shipped.CONFIGS.rglob("*_resnet50_*.py")):
         match = _RECIPE.fullmatch(file.name)
         if match is None or "-linear" in match["method"]:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -112,7 +113,7 @@ class Run:
         return figure
 
 
-def _draw(axis, history: dict[str, np.ndarray], name: str) -> None:
+def _draw(axis: Axes, history: dict[str, np.ndarray], name: str) -> None:
     known = np.isfinite(history[name])
     axis.plot(history["step"][known], history[name][known], marker="." if known.sum() < 30 else "")
     axis.tick_params(labelsize=8)

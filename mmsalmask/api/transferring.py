@@ -49,7 +49,7 @@ def transfer(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             last = line.strip() or last
             print(line, end="", flush=True)
     if process.returncode:

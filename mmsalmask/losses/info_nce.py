@@ -101,7 +101,7 @@ def info_nce(
 ) -> Tensor: ...
 @overload
 def info_nce(*args: Any, with_logits: Literal[True], **options: Any) -> tuple[Tensor, Tensor]: ...
-def info_nce(
+def info_nce(  # type: ignore[misc]  # the second form takes the arguments of the first
     query: Tensor,
     key: Tensor,
     negatives: Tensor,

@@ -78,7 +78,7 @@ def nt_xent(
 ) -> Tensor: ...
 @overload
 def nt_xent(*args: Any, with_logits: Literal[True], **options: Any) -> tuple[Tensor, Tensor]: ...
-def nt_xent(
+def nt_xent(  # type: ignore[misc]  # the second form takes the arguments of the first
     first: Tensor,
     second: Tensor,
     hard_negatives: Tensor | None = None,

@@ -171,8 +171,8 @@ class SaliencyMasker(nn.Module):
         views = self._mask_pairs(seen, saliency, where, generator)
         if not both_directions:
             return views
-        turned = (part[::-1] for part in (seen, saliency, where))
-        return joined(views, self._mask_pairs(*turned, generator))
+        turned = self._mask_pairs(seen[::-1], saliency[::-1], where[::-1], generator)
+        return joined(views, turned)
 
     def _mask_pairs(
         self,

@@ -78,7 +78,8 @@ def mask_ratios(mask: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two scalars in [0, 1]: means over the images that have that side; NaN where none has.
     """
-    object_ = to_pixels(where[:, None], mask.shape[-2:])
+    height, width = mask.shape[-2:]
+    object_ = to_pixels(where[:, None], (height, width))
     covered = mask.float().mean(1, keepdim=True)
     shares = []
     for side in (object_, ~object_):

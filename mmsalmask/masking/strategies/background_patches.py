@@ -36,6 +36,7 @@ class BackgroundPatches(Strategy):
     example = dict()
 
     def fill(self, view: View, generator: Generator | None) -> Tensor:
+        assert view.where is not None  # the masker sees to it
         height, width = view.seen.shape[2:]
         rows, columns = view.where.shape[1:]
         source = _draw_sources(view.where, generator)
