@@ -45,6 +45,7 @@ from mmsalmask.data import BrokenImage, fingerprint, read_image
 from mmsalmask.data.image_folder import image_folders
 from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.features import bands_of
 from mmsalmask.files import write_atomically
 from mmsalmask.jobs import claim
 from mmsalmask.registry import DATASETS, MODELS
@@ -233,6 +234,11 @@ def cache(options: argparse.Namespace) -> None:
     rank, world = place(options.launcher)
     config = load_config(options.config, options.cfg_options)
     check_config(config)
+    if (channels := bands_of(config)) is not None:
+        raise InputError(
+            f"{options.config} trains on images of {channels} channels (mmsalmask.LoadBands), and "
+            "a cache is made of 8-bit colours: train without a cache"
+        )
     fetch_checkpoints(config)
     logger = MMLogger.get_instance("cache_saliency", log_level="WARNING")
     DefaultScope.get_instance(
