@@ -2,11 +2,11 @@
 
     python benchmarks/bands.py --work-dir work_dirs/bands [--epochs 12] [--json FILE]
 
-The set is drawn (``mmsalmask.data.demo_bands``): 16-bit TIFF with 13 bands, ten classes that differ
-by their objects' shape alone. Mean and standard deviation are computed over it as
-``mmsalmask data stats`` does; then a narrow ResNet-18 is trained by MoCo v2 with the
-saliency-guided mean fill, views on the device, on one thread. kNN is of centre crops of the test
-images.
+The set is drawn (``mmsalmask.data.demo_bands``): 16-bit TIFF with 13 bands, ten classes that
+differ by their objects' shape and by where in the infrared they absorb. Mean and standard deviation
+are computed over it as ``mmsalmask data stats`` does; then a narrow ResNet-18 is trained by MoCo v2
+with the saliency-guided mean fill, views on the device, on one thread. kNN is of centre crops of
+the test images.
 """
 
 import argparse

@@ -51,6 +51,7 @@ from mmsalmask.engine.saliency_cache import (
     write_cache,
 )
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.features import bands_of
 from mmsalmask.files import write_atomically
 from mmsalmask.jobs import claim
 from mmsalmask.registry import DATASETS, MODELS
@@ -93,6 +94,11 @@ def cache_saliency(
     rank, world = place(launcher)
     config = load_config(given, cfg_options)
     check_config(config)
+    if (channels := bands_of(config)) is not None:
+        raise InputError(
+            f"{given} trains on images of {channels} channels (mmsalmask.LoadBands), and a cache is "
+            "made of 8-bit colours: train without a cache"
+        )
     fetch_checkpoints(config)
     logger = MMLogger.get_instance("cache_saliency", log_level="WARNING")
     DefaultScope.get_instance(

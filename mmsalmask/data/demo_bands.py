@@ -13,8 +13,10 @@ from mmsalmask.data.demo import DEMO_CLASSES, draw_picture
 _SCALE = 10_000
 # Where on the band axis, from 0 to 1, blue, green and red respond most, and how widely.
 _COLOURS, _WIDTH = (0.1, 0.25, 0.4), 0.12
-# From here on the axis is infrared, which objects and ground reflect each in its own way.
-_INFRARED = 0.5
+# From here on the axis is infrared. There the objects of a class, made of one material, absorb at a
+# wavelength of their own; the ground has one of a few levels, so that it tells no image apart.
+_INFRARED, _DIP = 0.5, 0.09
+_GROUNDS = (0.2, 0.4, 0.6)
 # The bands of a pixel lie side by side; otherwise tifffile takes the rows for pages.
 _LAYOUT = dict(photometric="minisblack", planarconfig="contig")
 
@@ -59,8 +61,11 @@ def draw_bands(name: str, size: int, channels: int, seed: Sequence[int]) -> np.n
     axis = np.linspace(0, 1, channels, dtype=np.float32)
     response = np.exp(-(((axis - np.array(_COLOURS)[:, None]) / _WIDTH) ** 2))
     bands = colours @ (response / (response.sum(0) + 0.3)).astype(np.float32)
-    ground, surface = random.uniform(0.1, 0.7, (2, 1, 1))
-    infrared = np.where(np.asarray(mask) > 0, surface, ground) * (0.5 + colours.mean(2))
-    bands += infrared[..., None] * np.clip((axis - _INFRARED) / (1 - _INFRARED), 0, 1)
+    place = _INFRARED + (1 - _INFRARED) * (DEMO_CLASSES.index(name) + 0.5) / len(DEMO_CLASSES)
+    surface = 0.6 * (1 - np.exp(-(((axis - place) / _DIP) ** 2)))
+    ground = _GROUNDS[random.randint(len(_GROUNDS))]
+    infrared = np.where(np.asarray(mask)[..., None] > 0, surface, ground)
+    infrared = infrared * (0.7 + 0.6 * colours.mean(2, keepdims=True))
+    bands += infrared * np.clip((axis - _INFRARED) / 0.1 + 0.5, 0, 1)
     bands += random.normal(0, 0.01, bands.shape)
     return np.rint(np.clip(bands, 0, 1) * _SCALE).astype(np.uint16)
