@@ -96,8 +96,8 @@ def cache_saliency(
     check_config(config)
     if (channels := bands_of(config)) is not None:
         raise InputError(
-            f"{given} trains on images of {channels} channels (mmsalmask.LoadBands), and a cache is "
-            "made of 8-bit colours: train without a cache"
+            f"{given} trains on images of {channels} channels (mmsalmask.LoadBands), and a cache "
+            "is made of 8-bit colours: train without a cache"
         )
     fetch_checkpoints(config)
     logger = MMLogger.get_instance("cache_saliency", log_level="WARNING")
