@@ -365,6 +365,22 @@ def imagenette_128() -> str:
     return markdown(header, rows) + origin(data)
 
 
+def study_tuning() -> str:
+    """kNN and linear top-1 of the recipes on held-out training photos, by seed."""
+    data = result("study_tuning.json")
+    rows = []
+    for name, runs in data["results"].items():
+        cells = [name]
+        for key in ("top1", "linear_top1"):
+            values = [run[key] for run in runs.values()]
+            each = ", ".join(f"{value:.1f}" for value in values)
+            cells.append(f"{mean(values):.1f} ± {stdev(values):.1f} ({each})")
+        minutes = mean(run["pretraining_seconds"] for run in runs.values()) / 60
+        rows.append([*cells, f"{minutes:.0f}"])
+    header = ["recipe", "kNN top-1 % by seed", "linear top-1 % by seed", "minutes, shared core"]
+    return markdown(header, rows) + origin(data)
+
+
 def study_localizers(data: dict) -> str:
     rows = [[name, f"{row['score']:.3f}"] for name, row in data["localizers"].items()]
     return markdown(["localizer", "ROC AUC on coco-mini"], rows)
@@ -525,6 +541,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "two processes": two_processes,
     "bad files": bad_files,
     "study": of_the_study(study_rows),
+    "study tuning": study_tuning,
     "study localizers": of_the_study(study_localizers),
     "study hidden": of_the_study(study_hidden),
     "study grids": of_the_study(study_grids),
