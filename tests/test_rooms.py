@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmsalmask"
 # From the bottom to the top. A room imports those of lower rows, and of its own row those that do
 # not import it.
 ROWS = [
-    {"compat", "checks", "device", "errors", "files", "provenance", "registry", "shipped"},
+    {"compat", "checks", "device", "errors", "files", "parts", "provenance", "registry", "shipped"},
     {"jobs", "torchrun", "cli"},
     {"saliency", "masking", "losses", "augmentation"},
     {"checkpoint", "config"},
