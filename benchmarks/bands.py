@@ -34,7 +34,7 @@ from mmsalmask.evaluation.knn import knn_classify
 from mmsalmask.provenance import provenance, write_result
 
 BANDS, SIZE, WIDTH, NEIGHBOURS = 13, 48, 16, 20
-RECIPE = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18-device_demo.py"
+RECIPE = ROOT / "configs" / "demo" / "mocov2-salmask-mean_resnet18_demo.py"
 CONFIG = """
 _base_ = {recipe!r}
 model = dict(

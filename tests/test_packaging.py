@@ -22,7 +22,7 @@ from mmsalmask.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_FILES = ("setup.py", "pyproject.toml", "requirements.txt", "requirements-dev.txt")
 PACKAGE_FILES = ("LICENSE", "MANIFEST.in", "model-index.yml", *INSTALL_FILES)
-FOLDERS = ("mmsalmask", "configs", "tools", "tests", "benchmarks")
+FOLDERS = ("mmsalmask", "configs", "tools", "weights", "tests", "benchmarks")
 LEFTOVERS = shutil.ignore_patterns("__pycache__", ".mim", "results")
 
 
@@ -67,7 +67,9 @@ def test_wheel_holds_every_config_tool_and_class_list_and_nothing_else_of_the_ch
     assert configs
     assert tools
     index = {"mmsalmask/.mim/model-index.yml"}
-    assert {name for name in names if "/.mim/" in name} == configs | tools | index
+    weights = {f"mmsalmask/.mim/weights/{file}" for file in relative_files(ROOT / "weights")}
+    assert weights
+    assert {name for name in names if "/.mim/" in name} == configs | tools | weights | index
     modules = relative_files(ROOT / "mmsalmask")
     kinds = (".py", ".txt", ".csv", "py.typed")
     wanted = {f"mmsalmask/{file}" for file in modules if file.endswith(kinds)}

@@ -1,9 +1,11 @@
 """The tutorials of the docs run on real photos, and end with a picture."""
 
 import re
+import runpy
 import sys
 import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def test_a_tutorial_runs_and_ends_with_a_picture(script, imagenette, tmp_path, m
     words = [word.format(**imagenette) for word in ARGUMENTS[script]]
     file = str(TUTORIALS / f"{script}.py")
     monkeypatch.setattr(sys, "argv", [file, *words, "-o", str(picture)])
-    outcome = in_process(monkeypatch, file)
+    outcome = in_process(monkeypatch, partial(runpy.run_path, file, run_name="__main__"))
     assert outcome.status == 0, outcome.err
     assert outcome.out.splitlines()[-1] == str(picture)
     with Image.open(picture) as image:

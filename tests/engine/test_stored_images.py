@@ -23,7 +23,7 @@ TINY = {
     "train_dataloader.batch_size": 4,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
-    "train_dataloader.dataset.pipeline.1.transforms.0.0.scale": 32,
+    "model.data_preprocessor.augment.view.size": 32,
     "train_cfg.max_epochs": 2,
     "default_hooks.checkpoint.interval": 1,
     "custom_hooks": [dict(type="mmsalmask.BrokenImagesHook", limit=0.2)],

@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> Path:
     found = channel_statistics(ImageFolder(str(place / "shards")), BANDS)
     labelled = f"type='mmsalmask.ImageFolder', data_root={str(place / 'shards')!r}, with_label=True"
     text = CONFIG.format(
-        recipe=str(DEMO / "mocov2-salmask-mean_resnet18-device_demo.py"),
+        recipe=str(DEMO / "mocov2-salmask-mean_resnet18_demo.py"),
         mean=found.mean,
         std=found.std,
         root=str(place / "shards"),
