@@ -500,10 +500,17 @@ def told(value: str):
 LATER = {("FrozenCheckHook", "modules"), ("ImageNet100", "data_root"), ("CachedSaliency", "cache")}
 
 
+# sm.pretrain puts these into recipes; tests/api has their bad values.
+OF_THE_API = {"ImageList", "TorchvisionBackbone"}
+
+
 def test_every_part_of_pretraining_has_its_bad_values_here():
     ours = [*MODELS.module_dict.items(), *DATASETS.module_dict.items()]
-    names = {name for name, part in ours if ".depth" not in part.__module__}
-    assert sorted(names - set(PARTS)) == []
+    elsewhere = ("mmsalmask.depth", "mmsalmask.downstream")
+    # Other tests of this process register parts of their own.
+    names = {name for name, part in ours if part.__module__.startswith("mmsalmask.")}
+    names -= {name for name, part in ours if part.__module__.startswith(elsewhere)}
+    assert sorted(names - set(PARTS) - OF_THE_API) == []
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if name not in {n for n, _ in LATER}])
