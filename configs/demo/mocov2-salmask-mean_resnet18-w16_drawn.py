@@ -1,25 +1,14 @@
 # What `make demo` runs: a ResNet-18 of a quarter of its width, at 48 px, on the pictures that
 # tools/demo.py draws, held in memory. Their classes are shapes in any colour, so colours are jittered
 # more than MoCo v2 does. The queue is far shorter than the set: in a queue as long as the set every
-# picture would meet its own last key as a negative. BatchNorm in the neck and residual branches that
-# start at zero spread the embeddings of a new net sooner, and the small lr keeps keys alike in age: with
-# MoCo v2's neck and lr 0.06 the loss rose while the lr fell.
-_base_ = './mocov2-salmask-mean_resnet18-inmemory_demo.py'
+# picture would meet its own last key as a negative. With MoCo v2's neck and lr 0.06 the loss rose while
+# the lr fell.
+_base_ = ['./mocov2-salmask-mean_resnet18-inmemory_demo.py', '../_base_/narrow_resnet18.py']
 
 model = dict(
     queue_len=256,
-    backbone=dict(base_channels=16, stem_channels=16, zero_init_residual=True),
-    neck=dict(
-        _delete_=True,
-        type='NonLinearNeck',
-        in_channels=128,
-        hid_channels=128,
-        out_channels=128,
-        num_layers=2,
-        with_bias=False,
-        with_avg_pool=True,
-        with_last_bn_affine=False,
-        norm_cfg=dict(type='BN1d')),
+    backbone=_base_.narrow.backbone,
+    neck=_base_.narrow.neck,
     data_preprocessor=dict(
         augment=dict(
             view=dict(

@@ -1,22 +1,12 @@
 # Plain MoCo v2 for two CPU cores or a corner of a GPU: a ResNet-18 of a quarter of its width, at 64
 # px. The small scale of benchmarks/study.py. data_root holds train/<class>/ and val/<class>/.
-_base_ = '../demo/mocov2_resnet18_demo.py'
+_base_ = ['../demo/mocov2_resnet18_demo.py', '../_base_/narrow_resnet18.py']
 
 model = dict(
     queue_len=4096,
     bn_splits=8,
-    backbone=dict(base_channels=16, stem_channels=16, zero_init_residual=True),
-    neck=dict(
-        _delete_=True,
-        type='NonLinearNeck',
-        in_channels=128,
-        hid_channels=128,
-        out_channels=128,
-        num_layers=2,
-        with_bias=False,
-        with_avg_pool=True,
-        with_last_bn_affine=False,
-        norm_cfg=dict(type='BN1d')))
+    backbone=_base_.narrow.backbone,
+    neck=_base_.narrow.neck)
 
 data_root = 'data/imagenette'
 train_dataloader = dict(

@@ -5,6 +5,8 @@ from statistics import mean, stdev
 
 from matplotlib.figure import Figure
 
+from mmsalmask.visualization.saving import save_figure
+
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
 LINEAR = {"linear_top1": "linear top-1 %", "linear_mean_per_class": "linear mean per class %"}
 
@@ -67,4 +69,4 @@ def draw(results: dict[str, dict[int, dict]], picture: Path) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlabel("kNN top-1, % (dot: a seed, bar: their mean)")
     axis.grid(axis="x", alpha=0.3)
-    figure.savefig(picture)
+    save_figure(figure, picture)

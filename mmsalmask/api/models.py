@@ -58,10 +58,9 @@ def list_models() -> dict[str, dict[str, Any]]:
 
 
 def _shipped_file(name: str | None) -> Path | None:
-    """The file of a metafile's ``Weights``, in the package or the checkout, if it is there."""
-    roots = (shipped.SHIPPED, Path(shipped.__file__).resolve().parents[1])
-    files = [root / name for root in roots if name and (root / name).is_file()]
-    return files[0] if files else None
+    """The file of a metafile's ``Weights``, if it is there."""
+    file = shipped.SHIPPED / name if name else None
+    return file if file and file.is_file() else None
 
 
 def get_model(name_or_checkpoint: str | os.PathLike, pretrained: bool = True) -> Encoder:

@@ -46,8 +46,7 @@ from mmsalmask.data.image_folder import image_folders
 from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.engine.saliency_cache import (
     localizer_identity,
-    read_manifest,
-    what_differs,
+    refuse_another,
     write_cache,
 )
 from mmsalmask.errors import InputError
@@ -289,21 +288,6 @@ def join(out: Path, shards: Shards, manifest: dict) -> None:
         if not out.exists():
             raise
     shutil.rmtree(shards.folder, ignore_errors=True)
-
-
-def refuse_another(out: Path, manifest: dict) -> None:
-    """Refuse to take a file for finished, or to overwrite it, that is another cache or none."""
-    found = read_manifest(out)
-    for key, wanted in manifest.items():
-        known = found.get(key)
-        if known == wanted:
-            continue
-        told = f"another {key} ({known}, here {wanted})"
-        if key == "dataset":
-            told = f"other images ({known['images']} of them, here {wanted['images']})"
-        elif key == "localizer":
-            told = f"another localizer ({what_differs(known, wanted)})"
-        raise InputError(f"{out} is a cache of {told}: choose another --out, or delete that file")
 
 
 @contextmanager

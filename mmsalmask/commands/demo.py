@@ -21,6 +21,7 @@ from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.jobs import Place, call
 from mmsalmask.shipped import CONFIGS
+from mmsalmask.visualization.saving import save_figure
 
 CONFIG = CONFIGS / "demo" / "mocov2-salmask-mean_resnet18-w16_drawn.py"
 # The net is so small that a second thread costs more than it gives.
@@ -100,7 +101,7 @@ def draw_curve(work: Path, untrained: float, picture: Path) -> None:
     right.set(title="kNN top-1 on test pictures, %", xlabel="epoch")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.savefig(picture)
+    save_figure(figure, picture)
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:

@@ -9,7 +9,6 @@ background's, as a colour-contrast localizer expects.
 import difflib
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mmsalmask.data.demo_shapes import SHAPES
 from mmsalmask.errors import InputError
+from mmsalmask.provenance import write_result
 
 # Raised whenever the drawing changes, so that a set drawn by an older version is drawn again.
 _VERSION = 1
@@ -66,7 +66,7 @@ def draw_demo_set(
     if _is_complete(root, parameters, pictures):
         return
     _clear(root)
-    _write_manifest(root, {**parameters, "complete": False})
+    write_result(root / _MANIFEST, {**parameters, "complete": False})
     for split, name, index in pictures:
         picture, mask = draw_picture(name, size, (seed, split == "test", index))
         picture_path, mask_path = _paths(root, split, name, index)
@@ -74,7 +74,7 @@ def draw_demo_set(
         mask_path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(picture_path, quality=92, subsampling=0)
         mask.save(mask_path)
-    _write_manifest(root, {**parameters, "complete": True})
+    write_result(root / _MANIFEST, {**parameters, "complete": True})
 
 
 def draw_picture(name: str, size: int, seed: Sequence[int]) -> tuple[Image.Image, Image.Image]:
@@ -272,13 +272,6 @@ def _read_manifest(root: Path) -> dict | None:
         return json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write_manifest(root: Path, manifest: dict) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    unfinished = root / (_MANIFEST + ".new")
-    unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, root / _MANIFEST)
 
 
 def _is_complete(root: Path, parameters: dict, pictures: list[tuple[str, str, int]]) -> bool:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from mmsalmask.checks import check_flag, check_part, is_integer
 from mmsalmask.data.fingerprint import fingerprint_of, fingerprint_of_listing
 from mmsalmask.data.loading import EXTENSIONS
+from mmsalmask.data.nesting import every_dataset
 from mmsalmask.data.storage import (
     Listing,
     class_names,
@@ -205,11 +206,7 @@ class ImageFolder(TolerantDataset):
 
 def image_folders(dataset: Dataset) -> Iterator[ImageFolder]:
     """Those that a dataset consists of: itself, or what wrappers hold as dataset or datasets."""
-    if isinstance(dataset, ImageFolder):
-        yield dataset
-    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    for part in inner:
-        yield from image_folders(part)
+    return (part for part in every_dataset(dataset) if isinstance(part, ImageFolder))
 
 
 def check_root(data_root: Any) -> str | os.PathLike | None:

@@ -15,6 +15,7 @@ from mmsalmask.checks import check_flag, check_part
 from mmsalmask.data.fingerprint import fingerprint
 from mmsalmask.data.image_folder import ImageFolder
 from mmsalmask.data.loading import BrokenImage, LoadWhole
+from mmsalmask.data.nesting import every_dataset
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS
 
@@ -159,13 +160,8 @@ class InMemory(Dataset):
 
 def resident_datasets(dataset: Dataset) -> Iterator[InMemory]:
     """The datasets, itself or inside wrappers, that hand on positions instead of pixels."""
-    if isinstance(dataset, InMemory):
-        if dataset.resident:
-            yield dataset
-        return
-    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    for part in inner:
-        yield from resident_datasets(part)
+    held = (part for part in every_dataset(dataset) if isinstance(part, InMemory))
+    return (part for part in held if part.resident)
 
 
 def available_memory() -> int:

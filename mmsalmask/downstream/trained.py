@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import Dataset
 
 from mmsalmask import jobs
+from mmsalmask.data.nesting import base_datasets
 from mmsalmask.downstream.task import Task
-from mmsalmask.engine.hooks.classes import base_datasets
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 

@@ -201,6 +201,21 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def refuse_another(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse to take a file for finished, or to overwrite it, that is another cache or none."""
+    found = read_manifest(out)
+    for key, wanted in manifest.items():
+        known = found.get(key)
+        if known == wanted:
+            continue
+        told = f"another {key} ({known}, here {wanted})"
+        if key == "dataset":
+            told = f"other images ({known['images']} of them, here {wanted['images']})"
+        elif key == "localizer":
+            told = f"another localizer ({what_differs(known, wanted)})"
+        raise InputError(f"{out} is a cache of {told}: choose another --out, or delete that file")
+
+
 def open_cache(path: str | Path) -> CachedSaliency:
     """A cache with its maps left in the file, of which the system reads what is used.
 

@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmsalmask.data.nesting import base_datasets
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
 from mmsalmask.errors import some_names
 from mmsalmask.visualization.gallery import describe
@@ -57,11 +58,8 @@ def _images(dataset: Dataset) -> str:
 
 def _folders(dataset: Dataset) -> Iterator[str]:
     """Where the images lie, of each dataset that is no wrapper of others."""
-    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    for part in inner:
-        yield from _folders(part)
-    if not inner and getattr(dataset, "data_root", None):
-        yield short(dataset.data_root)
+    roots = (getattr(part, "data_root", None) for part in base_datasets(dataset))
+    return (short(root) for root in roots if root)
 
 
 def images_per_step(runner) -> int:

@@ -1,6 +1,5 @@
 """Pictures of what a downstream model found, next to the truth."""
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
-from mmsalmask.files import write_atomically
+from mmsalmask.visualization.saving import save_figure
 
 _ROW, _DPI = 2.4, 120  # inches of a row of photos
 _MOST_OBJECTS = 6  # of which boxes and names can be told apart
@@ -48,7 +47,7 @@ def draw_precision_recall(evaluations: dict[str, COCOeval], picture: Path) -> No
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper right", title="AP, %", title_fontsize=8)
     axes[0].set_ylabel("precision")
-    _save(figure, picture)
+    save_figure(figure, picture)
 
 
 def precision_recall(evaluation: COCOeval) -> dict[str, np.ndarray]:
@@ -105,7 +104,7 @@ def draw_detections(
                 color = matplotlib.colormaps["tab10"](kinds.index(each["category_id"]) % 10)
                 _draw_object(axis, each, names[each["category_id"]], color, mask)
     _part_labels(figure)
-    _save(figure, picture)
+    save_figure(figure, picture)
 
 
 def _draw_object(
@@ -188,7 +187,7 @@ def draw_segmentations(
         if colors[i].any()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=7, frameon=False)
-    _save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_embedding(embedding: dict, picture: Path) -> None:
@@ -210,7 +209,7 @@ def draw_embedding(embedding: dict, picture: Path) -> None:
     axis.set(xticks=[], yticks=[])
     axis.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=1.6)
-    _save(figure, picture)
+    save_figure(figure, picture)
 
 
 def _grid(titles: Sequence[str], photos: Sequence[Image.Image]) -> tuple[Figure, np.ndarray]:
@@ -228,9 +227,3 @@ def _grid(titles: Sequence[str], photos: Sequence[Image.Image]) -> tuple[Figure,
             for spine in axis.spines.values():
                 spine.set_visible(False)
     return figure, rows
-
-
-def _save(figure: Figure, picture: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_atomically(picture, content.getvalue())

@@ -1,6 +1,5 @@
 """The mask gallery: a row per image, from the view to what the encoders see."""
 
-import io
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +13,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mmsalmask.errors import InputError
-from mmsalmask.files import write_atomically
 from mmsalmask.masking import MaskedViews, SaliencyMasker, to_pixels
+from mmsalmask.visualization.saving import save_figure
 
 # High-pass views are faint around zero; shown on grey, with their contrast raised.
 _HIGH_PASS_CONTRAST = 2.0
@@ -110,10 +109,8 @@ def draw_columns(
         place = (_SPACE / width, bottom / height), 0.1 / width, 0.1 / height
         figure.add_artist(Rectangle(*place, color=_over(np.full(3, 0.8))))
         figure.text(0.2 / width, bottom / height, _COVERED, fontsize=7, color="0.3")
-    picture = io.BytesIO()
     with matplotlib.rc_context({"savefig.bbox": None, "savefig.dpi": "figure"}):
-        figure.savefig(picture, format="png")
-    write_atomically(path, picture.getvalue())
+        save_figure(figure, path)
 
 
 def _columns(

@@ -87,13 +87,13 @@ def test_curves_of_a_set_without_objects_are_empty(tmp_path):
 @pytest.fixture
 def shown(monkeypatch) -> list[Figure]:
     """The figures that are saved."""
-    figures, save = [], drawings._save
+    figures, save = [], drawings.save_figure
 
     def keep(figure, picture):
         figures.append(figure)
         save(figure, picture)
 
-    monkeypatch.setattr(drawings, "_save", keep)
+    monkeypatch.setattr(drawings, "save_figure", keep)
     return figures
 
 

@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmsalmask.data.nesting import base_datasets
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
 
@@ -52,12 +53,6 @@ class ClassCheckHook(Hook):
                     f"{name} is {count}, but the data has {len(classes)} classes: set {name} to "
                     f"{len(classes)}, or dataset.metainfo.classes to what the model knows"
                 )
-
-
-def base_datasets(dataset: Dataset) -> list[Dataset]:
-    """The datasets that one consists of: itself, or those inside wrappers."""
-    inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-    return [part for each in inner for part in base_datasets(each)] or [dataset]
 
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, int]]:
