@@ -352,6 +352,31 @@ def _runs_origin(data: dict) -> str:
     return f"Trained: {'; '.join(sorted(found))}.\n" if found else ""
 
 
+def study_transfer(data: dict) -> str:
+    """Accuracies of the same frozen backbones on another set: means over seeds."""
+    rows = []
+    for name, runs in data["results"].items():
+        moved = [run["transfer"] for run in runs.values() if "transfer" in run]
+        cells = [over_seeds(moved, key) for key in ("linear_top1", "top1")]
+        rows.append([name, str(len(moved)), *cells])
+    return markdown(["pretraining", "seeds", "linear top-1 %", "kNN top-1 %"], rows)
+
+
+def mask_probe() -> str:
+    """What pretrained features tell of masks: means over seeds, ± their standard deviation."""
+    data = result("mask_probe.json")
+    keys = ("query", "hard", "qk", "qh", "kh", "nearer_to_key")
+    rows = []
+    for name, runs in data["results"].items():
+        for state in ("untrained", "pretrained"):
+            every = [run[state] for run in runs.values()]
+            cells = [over_seeds(every, key) for key in ("query", "hard")]
+            cells += [f"{mean(one[key] for one in every):.2f}" for key in keys[2:5]]
+            rows.append([f"{name}, {state}", str(len(every)), *cells, over_seeds(every, keys[5])])
+    header = ["encoder", "seeds", "masked or clean?", "hardened or clean?", "q·k", "q·h", "k·h"]
+    return markdown([*header, "nearer to key %"], rows) + origin(data)
+
+
 def imagenette_128() -> str:
     """kNN by epoch of the runs at 128 px."""
     data = result("imagenette_128.json")
@@ -541,7 +566,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "two processes": two_processes,
     "bad files": bad_files,
     "study": of_the_study(study_rows),
+    "study transfer": of_the_study(study_transfer),
     "study tuning": study_tuning,
+    "mask probe": mask_probe,
     "study localizers": of_the_study(study_localizers),
     "study hidden": of_the_study(study_hidden),
     "study grids": of_the_study(study_grids),

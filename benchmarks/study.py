@@ -40,6 +40,7 @@ from torch import Tensor
 
 from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.cli import report_errors
+from mmsalmask.commands.linear import linear
 from mmsalmask.config import load_config
 from mmsalmask.errors import InputError
 from mmsalmask.jobs import call
@@ -106,6 +107,7 @@ TRIALS = {
     "lr 0.3": {"lr": 0.3},
 }
 HELD_OUT = 0.1  # of the training photos, for --tune
+PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
@@ -191,6 +193,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=5, help="of the kNN curve (%(default)s)")
     parser.add_argument(
         "--work-dir", "--out", dest="out", type=Path, help="work_dirs/study_<scale>"
+    )
+    parser.add_argument(
+        "--transfer",
+        type=Path,
+        help=f"folder <class>/<image>, {PER_CLASS} of each class to learn from (Caltech-101's)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args()
@@ -396,6 +403,43 @@ def finished_runs(options: argparse.Namespace) -> dict:
     return {row: runs for row, runs in results.items() if runs}
 
 
+def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
+    """Run all rows, the bootstrapped one last; results by row and seed of what is finished."""
+    if not options.finished:
+        results = run_rows(options, plan(options), sides)
+        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
+        if BOOTSTRAPPED in options.rows:
+            run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
+    transfer(options)
+    return finished_runs(options)
+
+
+def transfer(options: argparse.Namespace) -> None:
+    """Accuracies of the finished runs' frozen backbones on another set, into their result files."""
+    folder = options.transfer
+    if folder is None and find_photos("caltech101_112") is None:
+        print("nothing is transferred: MMSALMASK_PHOTOS names no folder with caltech101_112.tar")
+        return
+    folder = folder or unpack("caltech101_112", options.out)
+    for file in sorted((options.out / "runs").glob("*/seed_*/result.json")):
+        result = json.loads(file.read_text())
+        if "top1" not in result or result.get("transfer", {}).get("data") == folder.name:
+            continue
+        found = linear(
+            str(next(file.parent.parent.glob("*.py"))),
+            result["checkpoint"],
+            str(folder),
+            train_per_class=PER_CLASS,
+            size=options.size,
+            knn=options.k,
+            seed=0,  # the same photos for all
+            workers=options.workers,
+        )
+        told = {"data": folder.name, "top1": found["knn"]["top1"], "linear_top1": found["top1"]}
+        print(f"{file.parent.relative_to(options.out)}: {told}")
+        write_result(file, {**result, "transfer": told})
+
+
 # ------------------------------------------------------------------------------------ the analysis
 
 
@@ -570,10 +614,12 @@ def main() -> None:
     options = parse_arguments()
     origin = provenance()
     sides = photo_sides(options)
-    if options.finished:
+    if options.tune:
         results = finished_runs(options)
+        if not options.finished:
+            results = run_rows(options, plan(options), sides)
     else:
-        results = run_rows(options, plan(options), sides)
+        results = study(options, sides)
     data = {
         **origin,
         "seed": options.seeds,
@@ -583,10 +629,8 @@ def main() -> None:
     if options.tune:
         data["trials"] = TRIALS
     else:
-        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-        if BOOTSTRAPPED in options.rows and not options.finished:
-            results |= run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
         data["differences"] = differences(results)
+        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
     for file in filter(None, (options.out / "study.json", options.json)):
         write_result(file, data)

@@ -10,6 +10,7 @@ import render
 import study
 import torch
 import yaml
+from drawn import draw_classes
 
 from mmsalmask.ablation.plan import check_rows, read_plan, write_config
 from mmsalmask.commands import ablate
@@ -216,3 +217,23 @@ def test_a_row_that_failed_is_told_in_the_table():
     )
     assert f"| {study.BASELINE} | 2 | 52.0 ± 2.8 | 30.0 ± 0.0 |" in text
     assert "| gone | 0 | failed |" in text
+
+
+def test_backbones_are_also_judged_on_another_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "PER_CLASS", 5)
+    draw_classes(tmp_path / "other")
+    file = tmp_path / "runs" / "untrained" / "seed_0" / "result.json"
+    file.parent.mkdir(parents=True)
+    config = Path(study._config("mocov2"))
+    (file.parent.parent / config.name).write_text(f"_base_ = {str(config)!r}\n")
+    file.write_text(json.dumps({"checkpoint": "none", "top1": 50.0}))
+    given = options(tmp_path, transfer=tmp_path / "other", workers=0)
+    given.size, given.k = 32, 2
+    study.transfer(given)
+    found = json.loads(file.read_text())
+    assert found["top1"] == 50.0
+    assert found["transfer"]["data"] == "other"
+    assert 0 <= found["transfer"]["top1"] <= 100
+    assert 0 <= found["transfer"]["linear_top1"] <= 100
+    monkeypatch.setattr(study, "linear", None)  # what is done is not done again
+    study.transfer(given)
