@@ -9,7 +9,8 @@ on a busy machine, and leave out waiting for a disk. An image is one photo and b
 
 On the side of the workers:
 
-- decode: ``read_image`` alone, the full photo;
+- Pillow: plain decoding, the full photo as an array;
+- decode: the same by ``read_image``;
 - mmpretrain: its MoCo v2 pipeline, two views (configs/_base_/datasets/mocov2_views.py);
 - torchvision: the same two views by its transforms on PIL images;
 - ours: ``LoadWhole`` and ``PackWhole``, decoding and squeezing;
@@ -27,6 +28,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -104,6 +106,11 @@ def torchvisions(size: int) -> Callable[[str], list]:
     return load
 
 
+def decode(path: str) -> np.ndarray:
+    with Image.open(path) as photo:
+        return np.asarray(photo.convert("RGB"))
+
+
 def ways(paths: list[str], size: int, stored: int) -> dict[str, Callable[[int], object]]:
     """Name → what makes the item of photo ``index``."""
     squeeze, pack = LoadWhole(stored), PackWhole()
@@ -117,6 +124,7 @@ def ways(paths: list[str], size: int, stored: int) -> dict[str, Callable[[int], 
     positions = InMemory(ImageFolder(dataset["data_root"], [squeeze, pack]), resident=True)
     positions.full_init()
     by_path = {
+        "Pillow": decode,
         "decode": read_image,
         "mmpretrain": mmpretrains(size),
         "torchvision": torchvisions(size),

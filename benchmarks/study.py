@@ -11,7 +11,8 @@ hide. By default the photos are Imagenette's, in its official split.
 
 The recipe is chosen on training photos alone: --tune pretrains plain MoCo v2 and the high-pass
 strategy on nine tenths of them under each of the recipes in TRIALS, and evaluates on the tenth that
-tools/ablate.py holds out. Constants that are not of the scale are given by --recipe.
+tools/ablate.py holds out; --rows names others. Constants that are not of the scale are given by
+--recipe.
 
 Started again with the same command, it goes on where it stopped. Everything lies in --work-dir: a
 folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
@@ -215,7 +216,8 @@ def parse_arguments() -> argparse.Namespace:
     kind = "tuning" if options.tune else "study"
     options.out = options.out or Path("work_dirs") / f"{kind}_{options.scale}"
     known = list(trials()) if options.tune else CHOICES["all"]
-    options.rows = options.rows or (known if options.tune else CHOICES[options.scale])
+    chosen = [row for row in known if row not in ROWS] if options.tune else CHOICES[options.scale]
+    options.rows = options.rows or chosen
     if options.rows == ["all"]:
         options.rows = known
     if unknown := [row for row in options.rows if row not in known]:
@@ -226,14 +228,15 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-def trials() -> dict[str, tuple[str, dict]]:
-    """Name → demo recipe and changed constants of every row of --tune."""
+def trials() -> dict[str, tuple[str, list[str], dict]]:
+    """Name → demo recipe, overrides and changed constants of every row of --tune."""
     methods = {BASELINE: "mocov2", "high-pass": "mocov2-salmask-highpass"}
-    return {
-        f"{method}, {name}": (recipe, changed)
+    recipes = {
+        f"{method}, {name}": (recipe, [], changed)
         for method, recipe in methods.items()
         for name, changed in TRIALS.items()
     }
+    return recipes | {row: (*made, {}) for row, made in ROWS.items()}
 
 
 # ---------------------------------------------------------------------------------------- the data
@@ -343,10 +346,7 @@ def plan(options: argparse.Namespace) -> Path:
     for name in options.rows:
         if name == BOOTSTRAPPED:
             continue
-        if options.tune:
-            (recipe, changed), overrides = trials()[name], []
-        else:
-            (recipe, overrides), changed = ROWS[name], {}
+        recipe, overrides, changed = trials()[name] if options.tune else (*ROWS[name], {})
         made = settings(recipe, {**vars(options), **changed})
         row = {"name": name, "config": _config(recipe), "overrides": overrides}
         rows.append({**row, "settings": made, "pretrain": name != UNTRAINED})

@@ -188,7 +188,8 @@ def test_a_recipe_of_imagenette_is_what_the_study_trains(scale, row, recipe, tmp
 def test_trials_change_what_they_say_and_nothing_else(tmp_path):
     given = options(tmp_path, tune=True, rows=list(study.trials()))
     rows = {row.name: row for row in read_plan(study.plan(given))}
-    assert len(rows) == 2 * len(study.TRIALS)
+    assert len(rows) == 2 * len(study.TRIALS) + len(study.ROWS)
+    assert rows["MixMask"].settings == rows["plain MoCo v2, as the scale"].settings
     scale = study.SCALES["small"]
     for name, changed in study.TRIALS.items():
         for method in ("plain MoCo v2", "high-pass"):

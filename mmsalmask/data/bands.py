@@ -40,9 +40,8 @@ def read_bands(path: str | os.PathLike, channels: int) -> np.ndarray:
             finite; of three channels, colours, also values outside of [0, 255].
     """
     with guarded(path):
-        source = opened(path)
-        content = source.read() if hasattr(source, "read") else _read(source)
-        pixels = _decode(content, channels)
+        with opened(path) as file:
+            pixels = _decode(file.read(), channels)
         levels = _to_levels(pixels)
         if levels.shape[2] == 1 and channels == 3:
             levels = np.repeat(levels, 3, axis=2)
@@ -71,11 +70,6 @@ def read_whole_bands(
     low, high = bands.amin((2, 3), keepdim=True), bands.amax((2, 3), keepdim=True)
     square = square.clamp(low, high)[0]
     return (square.flip(0) if channels == 3 else square), pixels.shape[:2]
-
-
-def _read(path: str | os.PathLike) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _decode(content: bytes, channels: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 import torch.nn.functional as F
 from mmcv.transforms import BaseTransform
@@ -45,6 +46,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTER_TURNS = [_UPRIGHT[tag] for tag in (5, 6, 7, 8)]  # width and height change places
 
 
 class BrokenImage(OSError):
@@ -75,10 +77,8 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
             ``PIL.Image.MAX_IMAGE_PIXELS`` (against decompression bombs), or stores 32-bit or LAB
             pixels, for which no white is defined.
     """
-    with _opened(path) as image:
-        image.load()
-        rgb = np.asarray(to_rgb(_turn_upright(image)))
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    with guarded(path):
+        return _decode(path)[0]
 
 
 def read_whole(path: str | os.PathLike, size: int) -> tuple[Tensor, tuple[int, int]]:
@@ -99,17 +99,11 @@ def read_whole(path: str | os.PathLike, size: int) -> tuple[Tensor, tuple[int, i
     Raises:
         BrokenImage: as :func:`read_image`.
     """
-    with _opened(path) as image:
-        full = image.size[::-1]
-        image.draft(None, (size, size))
-        reduced = image.size
-        image.load()
-        upright = _turn_upright(image)
-        if upright.size != reduced:  # a quarter turn
-            full = full[::-1]
-        rgb = torch.from_numpy(np.array(to_rgb(upright))).permute(2, 0, 1)
-    square = F.interpolate(rgb[None], (size, size), mode="bicubic", antialias=True)[0]
-    return square.flip(0), full
+    with guarded(path):
+        image, full = _decode(path, size)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        square = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
+        return square.contiguous(), full
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -118,15 +112,47 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         BrokenImage: the header cannot be read.
     """
-    with _opened(path) as image:
+    with guarded(path), opened(path) as file, open_header(file) as image:
         return image.height, image.width
 
 
-@contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """The file's header, read; whatever goes wrong until the end is a :class:`BrokenImage`."""
-    with guarded(path), open_header(opened(path)) as image:
-        yield image
+def _decode(
+    path: str | os.PathLike, least: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The upright image, (H, W, 3) uint8 BGR, contiguous, and the (H, W) of the full one.
+
+    With ``least``, a JPEG may come reduced, with no side shorter than that.
+    """
+    with opened(path) as file:
+        content = file.read()
+    with open_header(io.BytesIO(content)) as image:
+        full = image.size[::-1]
+        factor = 1 if least is None else min(full) // least
+        factor = next((part for part in (8, 4, 2) if part <= factor), 1)
+        turn = _turn_of(image)
+        pixels = _decode_jpeg(content, full, factor) if _is_common_jpeg(image) else None
+        if pixels is None:
+            image.draft(None, [side // factor for side in image.size])
+            rgb = np.asarray(to_rgb(image))
+            pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    if turn is None:
+        return pixels, full
+    upright = np.array(Image.fromarray(pixels).transpose(turn))
+    turned = turn in _QUARTER_TURNS
+    return upright, full[::-1] if turned else full
+
+
+def _is_common_jpeg(image: Image.Image) -> bool:
+    return image.format == "JPEG" and image.mode in ("L", "RGB")
+
+
+def _decode_jpeg(content: bytes, full: tuple[int, int], factor: int) -> np.ndarray | None:
+    """What Pillow decodes, bit for bit, but faster; ``None`` for Pillow to say what is wrong."""
+    height, width = (-(-side // factor) for side in full)
+    try:
+        return simplejpeg.decode_jpeg(content, "BGR", min_height=height, min_width=width)
+    except ValueError:
+        return None
 
 
 @contextmanager
@@ -180,13 +206,12 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
     # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on a damaged tag.
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
     except Exception:
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from mmsalmask.data import BrokenImage, ImageFolder, LoadImage, loading, read_image, read_whole
 
@@ -288,16 +288,55 @@ def test_a_squeezed_image_is_the_full_one_resized(tmp_path, photos):
 
 def test_no_jpeg_is_decoded_below_the_size_that_is_needed(tmp_path, monkeypatch):
     """Half of 200x100 is enough for a square of 50, not for one of 51."""
-    decoded, original = [], loading._turn_upright
+    decoded, original = [], loading._decode
+
+    def seen(*words):
+        decoded.append(original(*words)[0].shape[:2])
+        return original(*words)
+
     Image.fromarray(np.zeros((100, 200, 3), np.uint8)).save(tmp_path / "x.jpg")
-    monkeypatch.setattr(
-        loading, "_turn_upright", lambda image: decoded.append(image.size) or original(image)
-    )
-    for size, expected in ((51, (200, 100)), (50, (100, 50)), (25, (50, 25)), (12, (25, 13))):
+    monkeypatch.setattr(loading, "_decode", seen)
+    for size, expected in ((51, (100, 200)), (50, (50, 100)), (25, (25, 50)), (12, (13, 25))):
         decoded.clear()
         _, full = read_whole(tmp_path / "x.jpg", size)
         assert full == (100, 200)
         assert decoded == [expected]
+
+
+JPEGS = {
+    "4:4:4": dict(subsampling=0),
+    "4:2:0": dict(subsampling=2),
+    "progressive": dict(progressive=True),
+    "grey": dict(mode="L"),
+    "CMYK": dict(mode="CMYK"),
+    "turned": dict(turn=6),
+    "mirrored": dict(turn=4),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_a_jpeg_has_the_pixels_that_pillow_decodes(tmp_path, rgb, kind, factor):
+    """At all the sizes it may be decoded at, of which none need divide its sides."""
+    settings = {"mode": "RGB", "turn": 1, "quality": 90, **JPEGS[kind]}
+    photo = Image.fromarray(rgb).resize((173, 131)).convert(settings.pop("mode"))
+    exif = Image.Exif()
+    exif[0x0112] = settings.pop("turn")
+    photo.save(tmp_path / "x.jpg", exif=exif, **settings)
+    with Image.open(tmp_path / "x.jpg") as image:
+        image.draft(None, [side // factor for side in image.size])
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert min(expected.shape[:2]) == -(-131 // factor)
+    found, full = loading._decode(tmp_path / "x.jpg", 131 // factor)
+    assert np.array_equal(found[..., ::-1], expected)
+    assert found.flags.c_contiguous
+    assert full == ((173, 131) if kind == "turned" else (131, 173))
+
+
+def test_common_jpegs_do_not_wait_for_pillow(tmp_path, rgb, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "x.jpg")
+    monkeypatch.setattr(loading, "to_rgb", None)
+    assert read_image(tmp_path / "x.jpg").shape == rgb.shape
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

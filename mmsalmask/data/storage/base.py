@@ -4,7 +4,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -86,9 +86,9 @@ class StoredPath(str):
         return self
 
 
-def opened(path: str | os.PathLike) -> Any:
-    """What decoders read: a plain path as it is, of a stored image its bytes."""
-    return path.open() if isinstance(path, StoredPath) else path
+def opened(path: str | os.PathLike) -> BinaryIO:
+    """The bytes of an image, of a file or of a storage, from their beginning."""
+    return path.open() if isinstance(path, StoredPath) else open(path, "rb")
 
 
 def file_identity(path: str) -> tuple:
