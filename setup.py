@@ -17,7 +17,9 @@ SHIPPED = ("configs", "tools", "weights", "model-index.yml")
 # runtime; images of Hugging Face datasets. requirements-dev.txt has the same ranges.
 EXTRAS = {
     "datasets": ["datasets>=3,<5"],
+    "mlflow": ["mlflow>=3.17,<4"],
     "timm": ["timm>=1.0,<1.1"],
+    "wandb": ["wandb>=0.31,<0.32"],
     "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.21,<2", "onnxscript>=0.3,<1"],
 }
 # Set-up of a checkout, of no use in an installed package; and what Python leaves behind.

@@ -84,6 +84,15 @@ def work_dir_argument(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--out", dest="work_dir", type=Path, help=argparse.SUPPRESS)
 
 
+def tracker_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tracker``, see :func:`mmsalmask.engine.tracking.use_tracker`."""
+    parser.add_argument(
+        "--tracker",
+        choices=["wandb", "mlflow"],
+        help="also log to Weights & Biases or MLflow; TensorBoard's files are always written",
+    )
+
+
 def labelled_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and what :func:`mmsalmask.evaluation.features.features_for` reads."""
     parser.add_argument(

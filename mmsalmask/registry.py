@@ -31,6 +31,12 @@ METRICS = Registry(
     locations=["mmsalmask.evaluation", "mmsalmask.downstream.boxes"],
 )
 HOOKS = Registry("hook", parent=root.HOOKS, scope=_SCOPE, locations=["mmsalmask.engine"])
+VISBACKENDS = Registry(
+    "vis_backend",
+    parent=root.VISBACKENDS,
+    scope=_SCOPE,
+    locations=["mmsalmask.engine.tracking"],
+)
 OPTIM_WRAPPERS = Registry(
     "optimizer wrapper",
     parent=root.OPTIM_WRAPPERS,

@@ -22,6 +22,7 @@ from mmsalmask.api.run import Run
 from mmsalmask.checks import check_integer, is_number
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import build_runner, has_checkpoint, own_work_dir, set_resume, train
+from mmsalmask.engine.tracking import use_tracker
 from mmsalmask.errors import InputError, Stopped
 
 _STOPPED_STATUS = 75
@@ -41,6 +42,7 @@ def pretrain(
     localizer: Mapping[str, Any] | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool | str | os.PathLike = "auto",
+    tracker: str | None = None,
 ) -> Run:
     """Pretrain a backbone on images without labels.
 
@@ -66,6 +68,7 @@ def pretrain(
         overrides: of config keys, by dotted path, e.g. ``{"model.queue_len": 4096}``.
         resume: ``"auto"`` goes on with the run that ``out`` holds, if it does; ``True`` demands
             one, ``False`` refuses one; or a checkpoint.
+        tracker: ``"wandb"`` or ``"mlflow"`` for curves there, too; a resumed run goes on in them.
 
     Returns:
         The run, trained to its end.
@@ -97,6 +100,9 @@ def pretrain(
     fitted, told = fit_recipe(
         recipe, dataset, backbone, size, epochs, batch_size, lr, amp, devices, localizer
     )
+    fitted.work_dir = str(folder)
+    if tracker is not None:
+        use_tracker(fitted, tracker)
     config = _write(fitted, folder, dict(overrides or {}), resume)
     print(told, flush=True)
     if devices == 1:
@@ -136,7 +142,6 @@ def _write(
     fitted: Config, folder: Path, overrides: dict[str, Any], resume: bool | str | os.PathLike
 ) -> Config:
     """Write a fitted recipe, with overrides, as ``config.py`` of its folder, and read it back."""
-    fitted.work_dir = str(folder)
     file, draft = folder / "config.py", folder / ".config.py"
     try:
         fitted.dump(draft)

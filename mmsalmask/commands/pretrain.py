@@ -12,7 +12,7 @@ import inspect
 from mmengine.config import DictAction
 
 import mmsalmask as sm
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import report_errors, tracker_argument
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -53,6 +53,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on from the newest good checkpoint of the work directory, or from this one",
     )
+    tracker_argument(parser)
     return parser.parse_args(arguments)
 
 
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.localizer,
         options.cfg_options,
         options.resume,
+        options.tracker,
     )
 
 

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
-from mmsalmask.cli import check_launcher, config_arguments, parse_launched, report_errors
+from mmsalmask.cli import (
+    check_launcher,
+    config_arguments,
+    parse_launched,
+    report_errors,
+    tracker_argument,
+)
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import (
     build_runner,
@@ -23,6 +29,7 @@ from mmsalmask.engine.launch import (
     use_amp,
 )
 from mmsalmask.engine.launch import train as run
+from mmsalmask.engine.tracking import use_tracker
 
 
 def train(
@@ -30,6 +37,7 @@ def train(
     work_dir: str | None = None,
     amp: str | None = None,
     resume: str | None = None,
+    tracker: str | None = None,
     verbose: bool = False,
     launcher: str = "none",
     cfg_options: Mapping[str, Any] | None = None,
@@ -42,6 +50,7 @@ def train(
         amp: mixed precision, ``"float16"`` or ``"bfloat16"``; ``None`` for float32.
         resume: ``"auto"`` to go on from the newest good checkpoint of the work directory, or a
             checkpoint to go on from.
+        tracker: also log to ``"wandb"`` or ``"mlflow"``, see :mod:`mmsalmask.engine.tracking`.
         verbose: print environment, config, hooks and all fields, too.
         launcher: what has started this process and others: ``"none"``, ``"pytorch"``, ``"slurm"``
             or ``"mpi"``.
@@ -60,6 +69,8 @@ def train(
     set_work_dir(cfg, work_dir)
     if amp:
         use_amp(cfg, amp)
+    if tracker:
+        use_tracker(cfg, tracker)
     if restarted() and has_checkpoint(cfg):
         set_resume(cfg, "auto")
     elif resume:
@@ -88,6 +99,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         help="go on from the newest good checkpoint of the work directory, or from this one; a job "
         "that torchrun or Slurm starts again does so by itself",
     )
+    tracker_argument(parser)
     parser.add_argument(
         "--verbose",
         action="store_true",
