@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmsalmask.api.models import list_models as list_models
     from mmsalmask.api.pretraining import pretrain as pretrain
     from mmsalmask.api.recipes import list_methods as list_methods
+    from mmsalmask.api.reporting import report as report
     from mmsalmask.api.run import Run as Run
     from mmsalmask.api.transferring import transfer as transfer
 
@@ -50,6 +51,7 @@ _PUBLIC = {
     "list_methods": "recipes",
     "list_models": "models",
     "pretrain": "pretraining",
+    "report": "reporting",
     "show_masks": "masks",
     "transfer": "transferring",
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "data": "prepare_data",
     "embed": "embed",
     "diagnose": "diagnose",
+    "report": "report",
     "models": "models",
     "doctor": "doctor",
 }

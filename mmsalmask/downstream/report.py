@@ -11,11 +11,11 @@ from typing import Any
 
 from pycocotools.cocoeval import COCOeval
 
-from mmsalmask.downstream.page import write_page
 from mmsalmask.downstream.tables import PUBLISHED, Published, markdown_table, read_table
 from mmsalmask.downstream.task import Curves, Picture, registered
 from mmsalmask.files import write_atomically
 from mmsalmask.visualization.drawings import draw_precision_recall, precision_recall
+from mmsalmask.visualization.page import write_page
 
 SOURCE = (
     "Published rows: Chin et al., WACV 2024 (arXiv 2309.12757), {place}; ResNet-50 pretrained on "

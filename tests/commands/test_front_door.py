@@ -103,7 +103,7 @@ def test_a_mistake_is_one_sentence(monkeypatch, capsys, tmp_path):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["embed", "diagnose", "models", "doctor"])
+@pytest.mark.parametrize("command", ["embed", "diagnose", "report", "models", "doctor"])
 def test_a_command_is_told_in_the_usage(command, monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "--help")
     assert status == 0

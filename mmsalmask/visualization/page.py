@@ -16,7 +16,7 @@ th { cursor: pointer; text-align: left }
 th[aria-sort=ascending] { box-shadow: inset 0 2px #36c }
 th[aria-sort=descending] { box-shadow: inset 0 -2px #36c }
 td[style*="right"] { white-space: nowrap }
-td code { overflow-wrap: anywhere }
+td code { overflow-wrap: anywhere } pre { overflow: auto; max-height: 30rem }
 img { max-width: 100%; cursor: zoom-in } code { background: #f3f3f3 }
 dialog { max-width: 97vw; max-height: 97vh; padding: 0; border: 0; cursor: zoom-out }
 dialog img { max-width: none; display: block; cursor: zoom-out }
