@@ -92,6 +92,7 @@ def test_train_takes_a_method_and_images_instead_of_a_config(monkeypatch, capsys
         localizer=None,
         overrides={"model.queue_len": 8},
         resume=True,
+        tracker=None,
     )
 
 
