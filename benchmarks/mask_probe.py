@@ -13,7 +13,10 @@ that it was not trained on:
 
     python benchmarks/mask_probe.py WORK_DIR --rows high-pass 'high-pass, no hard negatives'
 
-Where a run made no hard negatives, they are made for the probe alone.
+    python benchmarks/mask_probe.py WORK_DIR --weights mocov2-salmask-highpass mocov2-mscn
+
+Where a run made no hard negatives, they are made for the probe alone. --weights also asks shipped
+backbones, which have no neck and so no similarities, of the masks of the first run.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+import mmsalmask as sm
 from mmsalmask.algorithms.encoder import embed
 from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.cli import print_table, report_errors
@@ -125,10 +129,22 @@ def examine(model: nn.Module, folder: Path, photos: Tensor, seed: int) -> dict:
     return found
 
 
+def shipped(method: str, views: list[Tensor]) -> dict:
+    """What the probe tells of a backbone of the model zoo, of the same masks."""
+    backbone = sm.get_model(f"{method}_resnet18-w16_1xb128-coslr-50e_imagenette-64px")
+    with torch.no_grad():
+        query, key, hard = (
+            torch.cat([backbone(batch) for batch in view.split(BATCH)]) for view in views
+        )
+    told = {"query": round(probe(query, key), 1), "hard": round(probe(hard, key), 1)}
+    return {"pretrained": told}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work_dir", type=Path, help="of benchmarks/study.py")
     parser.add_argument("--rows", nargs="+", help="all that mask by saliency, by default")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="METHOD", help="of the zoo")
     parser.add_argument("--photos", type=Path, help="a folder (the study's validation photos)")
     parser.add_argument("--size", type=int, default=64, help="pixels of a view (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the masks")
@@ -147,6 +163,11 @@ def main() -> None:
         results.setdefault(name, {})[str(seed)] = figures
         for state, row in figures.items():
             table.add_row(f"{name}, {state}", str(seed), *map(str, row.values()))
+    for method in options.weights:
+        views = views_of(build(config, options.seed), photos, options.seed)
+        results[f"{method}, shipped"] = {"0": shipped(method, views)}
+        row = results[f"{method}, shipped"]["0"]["pretrained"].values()
+        table.add_row(f"{method}, shipped", "0", *map(str, row))
     print_table(table)
     if options.json:
         write_result(options.json, {**provenance(options.seed), "results": results})

@@ -368,10 +368,11 @@ def mask_probe() -> str:
     keys = ("query", "hard", "qk", "qh", "kh", "nearer_to_key")
     rows = []
     for name, runs in data["results"].items():
-        for state in ("untrained", "pretrained"):
+        for state in next(iter(runs.values())):
             every = [run[state] for run in runs.values()]
-            cells = [over_seeds(every, key) for key in ("query", "hard")]
-            cells += [f"{mean(one[key] for one in every):.2f}" for key in keys[2:5]]
+            cells = [over_seeds(every, key) for key in keys[:2]]
+            means = [[one[key] for one in every if key in one] for key in keys[2:5]]
+            cells += [f"{mean(values):.2f}" if values else "–" for values in means]
             rows.append([f"{name}, {state}", str(len(every)), *cells, over_seeds(every, keys[5])])
     header = ["encoder", "seeds", "masked or clean?", "hardened or clean?", "q·k", "q·h", "k·h"]
     return markdown([*header, "nearer to key %"], rows) + origin(data)
