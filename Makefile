@@ -11,6 +11,8 @@ STACK ?= onedl
 INSTALL = VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCHVISION='$(TORCHVISION)' \
 	STACK='$(STACK)' tools/install.sh
 RUN = '$(VENV)/bin/python'
+# Python keeps what it compiles: without, each start of torch and OpenMMLab takes ten seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 # From the repository alone: no page asks the network.
 BUILD_SITE = $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs $(SITE)
 

@@ -76,7 +76,7 @@ resolve() { # into a file; what it holds already is kept where it can be, unless
 }
 
 main() {
-    local lock=requirements.lock options=(--no-deps --compile-bytecode)
+    local lock=requirements.lock options=(--no-deps)
     usable || make_environment
     if [ "$STACK" = original ] || ! grep -q "^torch==$TORCH " $lock ||
         ! grep -q "^torchvision==$TORCHVISION " $lock; then
