@@ -45,8 +45,13 @@ use_mirror() { # uv does not read pip's settings
     [ -z "$mirror" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$mirror}
 }
 
-usable() { # it runs, and is of the Python asked for
+broken_off() { # packages have changed since the start of an installation that did not end
+    [ -n "$(find "$VENV"/lib/python3*/site-packages -prune -newer "$VENV/unfinished" 2>/dev/null)" ]
+}
+
+usable() { # it is whole, runs, and is of the Python asked for
     local found
+    ! broken_off || return 1
     found=$(version "$VENV/bin/python" 2>/dev/null) || return 1
     [ -z "$PYTHON" ] || [ "$found" = "$(version "$("$uv" python find --system "$PYTHON")")" ]
 }
@@ -84,8 +89,6 @@ main() {
         [ -f "$lock" ] || cp requirements.lock "$lock"
         resolve "$lock"
     fi
-    # An installation that was broken off may have left half a package.
-    [ ! -e "$VENV/unfinished" ] || options+=(--reinstall)
     [ -e mmsalmask/.mim/configs ] || options+=(--reinstall-package mmsalmask)
     touch "$VENV/unfinished"
     # As a line of a list, so that it is left alone where it is installed from here.
