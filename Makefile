@@ -5,9 +5,14 @@ PYTHON ?=
 # The tested pair; the newest one tested is TORCH=2.15.0 TORCHVISION=0.29.2.
 TORCH ?= 2.11.0
 TORCHVISION ?= 0.26.0
+# The distributions behind mmengine, mmcv, mmpretrain, mmdet and mmseg: onedl or original.
+STACK ?= onedl
 
-INSTALL = VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCHVISION='$(TORCHVISION)' tools/install.sh
+INSTALL = VENV='$(VENV)' PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCHVISION='$(TORCHVISION)' \
+	STACK='$(STACK)' tools/install.sh
 RUN = '$(VENV)/bin/python'
+# Python keeps what it compiles: without, each start of torch and OpenMMLab takes ten seconds more.
+unexport PYTHONDONTWRITEBYTECODE
 # From the repository alone: no page asks the network.
 BUILD_SITE = $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html docs $(SITE)
 
@@ -15,11 +20,13 @@ BUILD_SITE = $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html doc
 TYPED = $(wildcard $(addprefix mmsalmask/,saliency masking losses augmentation api))
 SITE = docs/_build/html
 
-.PHONY: help install demo test types docs environment-key clean
+.PHONY: help install demo test test-original types docs lock clean
 
 help:
 	@echo "make demo     install, then pretrain on drawn images: kNN accuracy, masks, a backbone file"
 	@echo "make test     install, then format, lint, types, metafiles, the docs site and all tests"
+	@echo "make test-original  all tests beside the original mmengine, mmcv, mmdet, ... (.venv-original)"
+	@echo "make lock     renew requirements.lock: the newest versions that requirements*.txt allow"
 	@echo "make types    check the type annotations of the heart and the public API"
 	@echo "make docs     build the docs site, warnings as errors, into $(SITE)"
 	@echo "make install  only bring the environment up to date"
@@ -46,6 +53,10 @@ test: install
 	@echo "== tests"
 	@$(RUN) -m pytest -n auto --ignore=tests/test_metafiles.py
 
+test-original:
+	@$(MAKE) install VENV='$(VENV)-original' STACK=original TORCH=2.5.1 TORCHVISION=0.20.1
+	@'$(VENV)-original/bin/python' -m pytest -n auto
+
 types: install
 	@$(RUN) -m mypy $(TYPED)
 
@@ -53,11 +64,12 @@ docs: install
 	@$(BUILD_SITE)
 	@echo "$(SITE)/index.html"
 
-environment-key:
-	@$(INSTALL) key
+lock:
+	@$(INSTALL) lock
 
 clean:
-	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)' '$(VENV).lock'; fi
+	@for each in '$(VENV)' '$(VENV).uv' '$(VENV)-original' '$(VENV)-original.uv'; do \
+		if [ -f "$$each/pyvenv.cfg" ]; then rm -rf "$$each" "$$each.lock"; fi; done
 	@rm -rf build dist mmsalmask.egg-info mmsalmask/.mim .pytest_cache .ruff_cache .hypothesis
 	@rm -rf .mypy_cache docs/_build docs/recipes docs/project
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

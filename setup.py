@@ -23,7 +23,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.21,<2", "onnxscript>=0.3,<1"],
 }
 # Set-up of a checkout, of no use in an installed package; and what Python leaves behind.
-LEFT_OUT = shutil.ignore_patterns("install.sh", "environment.py", "__pycache__", "*.pyc")
+LEFT_OUT = shutil.ignore_patterns("install.sh", "__pycache__", "*.pyc")
 
 
 class BuildWithConfigs(build_py):

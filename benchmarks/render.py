@@ -84,6 +84,15 @@ DEPTH = dict(abs_rel="AbsRel ↓", sq_rel="SqRel ↓", rmse="RMSE ↓", d1="δ <
 LEARNER = dict(framework="learner", method="masks")
 
 
+def versions() -> str:
+    """What the tests have run on: an entry is added to the file for each run of them."""
+    keys = ("date", "commit", "python", "torch", "torchvision", "stack", "tests")
+    counts = ("passed", "failed", "skipped")
+    runs = result("versions.json")["runs"]
+    rows = [[*(run[key] for key in keys), *(f"{run[key]:,}" for key in counts)] for run in runs]
+    return markdown([*keys, *counts], rows, words=len(keys))
+
+
 def every_model() -> list[dict]:
     """The entries of all metafiles, in the order of the model index."""
     return [model for metafile in metafiles() for model in models(metafile)]
@@ -565,6 +574,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "traffic": traffic,
     "predictions": predictions,
     "two processes": two_processes,
+    "versions": versions,
     "bad files": bad_files,
     "study": of_the_study(study_rows),
     "study transfer": of_the_study(study_transfer),

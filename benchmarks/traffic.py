@@ -123,7 +123,9 @@ class Traffic(TorchDispatchMode):
         given = dict(zip((each.name for each in func._schema.arguments), args, strict=False))
         given |= kwargs or {}
         changed = {
-            each.name for each in func._schema.arguments if each.alias_info and each.is_write
+            each.name
+            for each in func._schema.arguments
+            if each.alias_info and each.alias_info.is_write
         }
         written = _on_device([given.get(each) for each in changed])
         new = [t for t in _on_device(results) if not any(t is each for each in written)]

@@ -1,14 +1,16 @@
 """What gets installed, and when ``make`` installs anything."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from email.parser import Parser
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,7 @@ def test_wheel_holds_every_config_tool_and_class_list_and_nothing_else_of_the_ch
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"mmsalmask/.mim/configs/{file}" for file in relative_files(ROOT / "configs")}
     tools = {f"mmsalmask/.mim/tools/{file}" for file in relative_files(ROOT / "tools")}
-    tools -= {f"mmsalmask/.mim/tools/{name}" for name in ("install.sh", "environment.py")}
+    tools -= {"mmsalmask/.mim/tools/install.sh"}
     assert configs
     assert tools
     index = {"mmsalmask/.mim/model-index.yml"}
@@ -151,7 +153,7 @@ def mmsalmask(wheel, tmp_path_factory):
 def test_the_installed_command_lists_its_tools_and_names_them_when_one_is_misspelt(mmsalmask):
     helped = mmsalmask()
     assert helped.returncode == 0, helped.stderr
-    scripts = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"environment"}
+    scripts = {path.stem for path in (ROOT / "tools").glob("*.py")}
     assert set(COMMANDS.values()) == scripts
     lines = [line.split()[0] for line in helped.stdout.splitlines() if line.startswith("  ")]
     assert lines == list(COMMANDS)
@@ -270,6 +272,10 @@ def test_the_citation_is_of_this_version():
     assert len(citation["preferred-citation"]["authors"]) == 5
 
 
+@pytest.mark.skipif(
+    not list(distributions(name="onedl-mmengine")),
+    reason="beside the original distributions, which requirements-original.txt names exactly",
+)
 def test_tests_run_on_versions_the_ranges_admit():
     for requirement in listed("requirements.txt") + listed("requirements-dev.txt"):
         assert requirement.specifier.contains(version(requirement.name)), requirement
@@ -283,76 +289,92 @@ def test_pre_commit_formats_with_the_ruff_that_make_test_checks_with():
 
 # ------------------------------------------------------------------------- when make installs
 
-# Stands in for an interpreter: environments it makes hold itself, its pip writes down what it was
-# asked for and "installs" only the package; all else is the real Python's business.
-FAKE_PYTHON = """\
-#!/usr/bin/env bash
-case "$1 $2 $3" in
-"-m venv "*) mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
-"-m pip --version") ;;
-"-m pip install")
-    echo "$*" >> {calls}
-    [ ! -f {broken} ] || {{ cat {broken}; exit 1; }}
-    case "$*" in *--editable*)
-        mkdir -p {site}/mmsalmask-0.dist-info mmsalmask/.mim
-        ln -sfn "$PWD/mmsalmask" {site}/mmsalmask
-        ln -sfn ../../configs mmsalmask/.mim/configs
-        printf '[console_scripts]\\nmmsalmask = mmsalmask.__main__:main\\n' \\
-            > {site}/mmsalmask-0.dist-info/entry_points.txt
-        line=$(grep ^__version__ mmsalmask/__init__.py)
-        printf 'Name: mmsalmask\\nVersion: %s\\n' "$(cut -d'"' -f2 <<<"$line")" \\
-            > {site}/mmsalmask-0.dist-info/METADATA ;;
-    esac ;;
-"-I tools/environment.py "*)
-    see_site="import runpy, sys; sys.path.insert(0, '{site}'); sys.argv.pop(0)"
-    exec {python} -I -c "$see_site; runpy.run_path(sys.argv[0], run_name='__main__')" "${{@:2}}" ;;
-*) exec {python} "$@" ;;
-esac
+# uv itself installs in these tests, from three empty packages in a folder instead of the index.
+BACKEND = """\
+import sys
+sys.path += {path!r}
+from setuptools.build_meta import *
 """
 
 
+def empty_wheel(folder: Path, name: str, number: str) -> str:
+    """Make a package of one module; returns its line for a lock."""
+    file = folder / f"{name}-{number}-py3-none-any.whl"
+    info = f"{name}-{number}.dist-info"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{name}.py", f"number = {number!r}\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    hashed = hashlib.sha256(file.read_bytes()).hexdigest()
+    return f"{name}=={number} --hash=sha256:{hashed}\n"
+
+
 class Checkout:
-    """A checkout small enough to install in a second, with a Python whose pip downloads nothing."""
+    """A checkout small enough to install in a second."""
 
     def __init__(self, folder: Path):
-        self.calls, self.broken, self.site = (folder / n for n in ("calls", "broken", "site"))
-        self.site.mkdir()
-        self.python = folder / "python"
-        names = {"calls": self.calls, "broken": self.broken, "site": self.site}
-        self.python.write_text(FAKE_PYTHON.format(python=sys.executable, **names))
-        self.python.chmod(0o755)
-        self.root = folder / "checkout"
-        for name in ("tools", "mmsalmask", "configs"):
-            (self.root / name).mkdir(parents=True)
-        for name in (
-            "Makefile",
-            "tools/install.sh",
-            "tools/environment.py",
-            "mmsalmask/__init__.py",
+        self.root, self.wheels, self.home = (folder / n for n in ("checkout", "wheels", "home"))
+        for made in (
+            self.wheels,
+            self.root / "configs",
+            self.root / "tools",
+            self.root / "weights",
         ):
+            made.mkdir(parents=True)
+        (self.root / "mmsalmask").mkdir()
+        for name in (*PACKAGE_FILES, "Makefile", "tools/install.sh", "mmsalmask/__init__.py"):
             shutil.copy2(ROOT / name, self.root / name)
-        (self.root / "requirements.txt").write_text("packaging>=20\n")
-        (self.root / "requirements-dev.txt").write_text("pytest\n")
+        (self.root / "backend.py").write_text(BACKEND.format(path=sys.path))
+        project = (ROOT / "pyproject.toml").read_text()
+        project = re.sub(r"requires = .+", 'requires = []\nbackend-path = ["."]', project)
+        project = project.replace("setuptools.build_meta", "backend")
+        (self.root / "pyproject.toml").write_text(project)
+        (uv,) = (str(r) for r in listed("requirements-dev.txt") if r.name == "uv")
+        (self.root / "requirements-dev.txt").write_text(f"tool\n{uv}\n")
+        (self.root / "requirements.txt").write_text("torch\ntorchvision\nonedl-mmcv\n")
+        (self.root / "requirements-original.txt").write_text("mmcv\n")
+        packages = ("torch", "torchvision", "tool", "onedl_mmcv")
+        lines = [empty_wheel(self.wheels, name, "1.0") for name in packages]
+        lines.append(empty_wheel(self.wheels, *uv.split("==")))
+        (self.root / "requirements.lock").write_text("".join(lines))
+        # The uv that make would fetch first.
+        program = self.root / ".venv.uv" / "bin"
+        program.mkdir(parents=True)
+        (program / "uv").symlink_to(Path(sysconfig.get_path("scripts")) / "uv")
+        (program / "python").symlink_to(sys.executable)
 
-    def install(self, **settings: str) -> subprocess.CompletedProcess:
-        """Run ``make install``; the settings are make's. Every run starts with no pip calls."""
-        self.calls.write_text("")
-        pair = {f"{name.upper()}": version(name) for name in ("torch", "torchvision")}
-        return self.make("install", **{"PYTHON": str(self.python), **pair, **settings})
+    def command(self, target: str, **settings: str) -> dict:
+        """Make as from a bare shell: what ``make test VENV=...`` hands down to its children would
+        otherwise lead this make to the very environment the tests run in."""
+        pair = {"TORCH": "1.0", "TORCHVISION": "1.0", "VENV": ".venv", "PYTHON": sys.executable}
+        words = [f"{name}={value}" for name, value in {**pair, **settings}.items()]
+        bare = {"PATH": os.environ["PATH"], "HOME": str(self.home), "UV_NO_INDEX": "1"}
+        bare |= {"UV_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
+        options = dict(cwd=self.root, env=bare, stdout=-1, stderr=-1, text=True)
+        return {"args": ["make", target, *words], **options}
 
     def make(self, target: str, **settings: str) -> subprocess.CompletedProcess:
-        """Run make as from a bare shell: what ``make test VENV=...`` hands down to its children
-        would otherwise lead this make to the very environment the tests run in."""
-        settings = {"VENV": ".venv", **settings}
-        command = ["make", target, *(f"{name}={value}" for name, value in settings.items())]
-        bare = {"PATH": os.environ["PATH"]}
-        return subprocess.run(command, cwd=self.root, env=bare, capture_output=True, text=True)
+        return subprocess.run(**self.command(target, **settings))
 
-    def asked(self) -> list[str]:
-        """What the last run asked pip for, in order."""
-        kinds = {"--editable": "package", "-r requirements": "requirements", " torch ": "torch"}
-        calls = self.calls.read_text().splitlines()
-        return [next(kind for sign, kind in kinds.items() if sign in call) for call in calls]
+    def install(self, **settings: str) -> str:
+        """What uv says of it."""
+        done = self.make("install", **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def ask(self, expression: str, *modules: str) -> str:
+        """What an expression is in the environment, in another folder."""
+        program = f"import {', '.join(modules)}; print({expression})"
+        command = [self.root / ".venv" / "bin" / "python", "-I", "-c", program]
+        return subprocess.run(command, cwd="/", check=True, stdout=-1, text=True).stdout.strip()
+
+    def site(self) -> Path:
+        return Path(self.ask("sysconfig.get_path('purelib')", "sysconfig"))
 
 
 @pytest.fixture
@@ -360,97 +382,127 @@ def checkout(tmp_path):
     return Checkout(tmp_path)
 
 
-def test_second_install_installs_nothing_and_a_changed_requirement_does(checkout):
-    first = checkout.install()
-    assert first.returncode == 0, first.stderr
-    assert checkout.asked() == ["torch", "requirements", "package"]
+def test_second_install_installs_nothing_and_a_changed_lock_is_followed(checkout):
+    checkout.install()
+    assert checkout.ask("tool.number", "tool") == "1.0"
+    where = checkout.ask("importlib.util.find_spec('mmsalmask').origin", "importlib.util")
+    assert where == str(checkout.root / "mmsalmask" / "__init__.py")
+    assert (checkout.root / "mmsalmask" / ".mim" / "configs").resolve() == checkout.root / "configs"
     second = checkout.install()
-    assert (second.returncode, second.stdout, checkout.asked()) == (0, "", [])
-    for file in ("requirements.txt", "requirements-dev.txt"):
-        with open(checkout.root / file, "a") as requirements:
-            requirements.write("pyyaml\n")
-        assert checkout.install().returncode == 0
-        assert checkout.asked() == ["torch", "requirements"]
-    assert checkout.install().stdout == ""
+    assert "Checked 6 packages" in second
+    assert "Installed" not in second
+    lock = checkout.root / "requirements.lock"
+    kept = [line for line in lock.read_text().splitlines(True) if not line.startswith("tool")]
+    lock.write_text("".join(kept) + empty_wheel(checkout.wheels, "tool", "2.0"))
+    assert "tool==2.0" in checkout.install()
+    assert checkout.ask("tool.number", "tool") == "2.0"
 
 
-def test_install_goes_by_content_of_the_requirements_not_by_their_date(checkout):
+def test_a_package_that_is_not_what_was_locked_is_refused(checkout):
+    (checkout.wheels / "tool-1.0-py3-none-any.whl").write_bytes(b"")
+    empty_wheel(checkout.wheels, "tool", "1.0")
+    lock = checkout.root / "requirements.lock"
+    lock.write_text(re.sub("(tool.+sha256:).{8}", r"\g<1>" + "0" * 8, lock.read_text()))
+    refused = checkout.make("install")
+    assert refused.returncode != 0
+    assert "Hash mismatch" in refused.stderr
+    assert "run make again" in refused.stderr
+
+
+def test_an_installation_that_was_broken_off_is_mended(checkout):
     checkout.install()
-    for file in ("requirements.txt", "requirements-dev.txt"):
-        (checkout.root / file).touch()
+    unfinished = checkout.root / ".venv" / "unfinished"
+    assert not unfinished.exists()
+    unfinished.touch()
+    assert "Checked 6 packages" in checkout.install()  # it had not come to the packages
+    unfinished.touch()
+    os.utime(unfinished, (1, 1))
+    (checkout.site() / "tool.py").unlink()
+    assert "Installed 6 packages" in checkout.install()
+    assert checkout.ask("tool.number", "tool") == "1.0"
+    assert not unfinished.exists()
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(checkout):
     checkout.install()
-    assert checkout.asked() == []
+    python = checkout.root / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python")
+    assert "Installed 6 packages" in checkout.install()
 
 
-def test_install_notices_another_torch_and_pins_the_one_asked_for(checkout):
+def test_another_torch_and_the_other_stack_are_resolved_beside_the_lock(checkout):
+    lock = (checkout.root / "requirements.lock").read_text()
+    for name, number in (("torch", "2.0"), ("mmcv", "2.1"), ("tool", "2.0")):
+        empty_wheel(checkout.wheels, name, number)
+    checkout.install(TORCH="2.0")
+    assert checkout.ask("torch.number, tool.number", "torch", "tool") == "('2.0', '1.0')"
+    assert checkout.ask("torchvision.number, onedl_mmcv", "torchvision", "onedl_mmcv")
+    checkout.install(TORCH="2.0", STACK="original")
+    assert checkout.ask("mmcv.number", "mmcv") == "2.1"
+    wanted = (checkout.root / ".venv" / "requirements.lock").read_text()
+    assert "onedl" not in wanted
+    assert "--hash=sha256:" in wanted
+    assert (checkout.root / "requirements.lock").read_text() == lock
+
+
+def test_package_is_installed_again_from_a_moved_checkout_and_where_its_links_are_gone(checkout):
     checkout.install()
-    other = checkout.install(TORCH="2.4.0")
-    assert checkout.asked() == ["torch", "requirements"]
-    pins = (checkout.root / ".venv/mmsalmask-constraints.txt").read_text().split()
-    assert pins == ["torch==2.4.0", f"torchvision=={version('torchvision')}"]
-    # The stand-in pip did not install it, and that must not pass as success.
-    assert other.returncode != 0
-    assert f"torch==2.4.0 is wanted, {version('torch')} is installed" in other.stderr
-
-
-def test_package_is_installed_again_where_its_command_is_missing(checkout):
-    checkout.install()
-    (checkout.site / "mmsalmask-0.dist-info" / "entry_points.txt").unlink()
-    assert checkout.install().returncode == 0
-    assert checkout.asked() == ["package"]
-
-
-def test_package_is_installed_again_from_a_moved_checkout(checkout):
-    checkout.install()
+    shutil.rmtree(checkout.root / "mmsalmask" / ".mim")
+    assert "Installed 1 package" in checkout.install()
+    assert (checkout.root / "mmsalmask" / ".mim" / "configs").is_dir()
     checkout.root = checkout.root.rename(checkout.root.with_name("moved"))
-    assert checkout.install().returncode == 0
-    assert checkout.asked() == ["package"]
+    assert "mmsalmask" in checkout.install()
+    where = checkout.ask("importlib.util.find_spec('mmsalmask').origin", "importlib.util")
+    assert where == str(checkout.root / "mmsalmask" / "__init__.py")
 
 
-def test_failed_install_names_step_reason_and_log_and_is_done_again(checkout):
-    checkout.broken.write_text("ERROR: [Errno 28] No space left on device\n")
-    failed = checkout.install()
-    assert failed.returncode != 0
-    assert "step 'torch " in failed.stderr
-    assert "[Errno 28] No space left on device" in failed.stderr
-    assert ".venv/install.log" in failed.stderr
-    assert "free some space" in failed.stderr
-    checkout.broken.unlink()
-    assert checkout.install().returncode == 0
-    assert checkout.asked() == ["torch", "requirements", "package"]
+def test_two_installs_at_once_take_turns(checkout):
+    runs = [subprocess.Popen(**checkout.command("install")) for _ in range(2)]
+    told = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    assert sum("Installed 6 packages" in each for each in told) == 1
+    assert sum("Checked 6 packages" in each for each in told) == 1
 
 
-def test_without_a_suitable_python_install_lists_what_it_found(checkout, tmp_path):
-    shims = tmp_path / "shims"
-    shims.mkdir()
-    scripts = {
-        "python3.12": 'echo "pyenv: python3.12: command not found" >&2; exit 127',
-        "python3": 'case "$2" in *python_version*) echo 3.8.2 ;; *) exit 1 ;; esac',
-    }
-    for name, script in scripts.items():
-        (shims / name).write_text(f"#!/bin/sh\n{script}\n")
-        (shims / name).chmod(0o755)
-    for name in ("bash", "dirname", "flock", "head", "mkdir", "ls", "rm", "sh", "touch"):
-        if shutil.which(name):
-            (shims / name).symlink_to(shutil.which(name))
-    environment = {"PATH": str(shims), "TORCH": "2.11.0", "TORCHVISION": "0.26.0"}
-    result = subprocess.run(
-        ["tools/install.sh"], cwd=checkout.root, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 1
-    assert f"{shims}/python3.12 does not run: pyenv: python3.12: command not found" in result.stderr
-    assert f"{shims}/python3, 3.8.2" in result.stderr
-    assert "python3.11: not found" in result.stderr
-    assert "make PYTHON=/path/to/python3.11" in result.stderr
+def test_without_a_suitable_python_install_says_what_to_name(checkout):
+    refused = checkout.make("install", PYTHON="/nowhere/python3.11")
+    assert refused.returncode != 0
+    assert "/nowhere/python3.11" in refused.stderr
+    assert "PYTHON=/path/to/python3.11" in refused.stderr
 
 
 def test_install_leaves_a_folder_alone_that_is_no_environment(checkout, tmp_path):
     precious = tmp_path / "photos" / "me.jpg"
     precious.parent.mkdir()
     precious.touch()
-    result = checkout.install(VENV=str(precious.parent))
-    assert result.returncode != 0
-    assert "is no virtual environment" in result.stderr
+    (tmp_path / "photos.uv").symlink_to(checkout.root / ".venv.uv")
+    refused = checkout.make("install", VENV=str(precious.parent))
+    assert refused.returncode != 0
+    assert "Name another place" in refused.stderr
     assert precious.exists()
     assert checkout.make("clean", VENV=str(precious.parent)).returncode == 0
     assert precious.exists()
+
+
+# ------------------------------------------------------------------------------------- the lock
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_the_lock_satisfies_the_requirements_with_hashes_on_every_python(python):
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    there = {"python_version": python, "python_full_version": f"{python}.5"}
+    there |= {"sys_platform": "linux", "platform_machine": "x86_64"}
+    locked = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line.partition("--hash")[0])
+            assert "--hash=sha256:" in line, requirement
+            if requirement.marker is None or requirement.marker.evaluate(there):
+                assert requirement.name not in locked, requirement
+                locked[requirement.name] = str(requirement.specifier).removeprefix("==")
+    for requirement in listed("requirements.txt") + listed("requirements-dev.txt"):
+        assert locked.get(requirement.name, "none") in requirement.specifier, "run make lock"
+    makefile = (ROOT / "Makefile").read_text()
+    for name in ("torch", "torchvision"):
+        assert f"\n{name.upper()} ?= {locked[name]}\n" in makefile, "run make lock"

@@ -1,193 +1,109 @@
 #!/usr/bin/env bash
-# Brings the virtual environment up to date; does nothing when it already is. `make` calls it.
+# Brings the virtual environment to locked versions; takes a second where it has them. `make` calls
+# it.
 #
-#   tools/install.sh        install what is missing
-#   tools/install.sh key    print a name for the environment wanted, for a cache's use
+#   tools/install.sh         install what is missing
+#   tools/install.sh lock    resolve the requirements into requirements.lock, to the newest versions
 #
 # Read from the environment (the Makefile sets them):
 #   VENV                 where the environment lies
 #   PYTHON               the interpreter to build it with; empty: the first suitable one found
 #   TORCH, TORCHVISION   the exact pair to install
+#   STACK                onedl, or original: the distributions behind mmengine, mmcv, ...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-CHECKOUT=$PWD
-VENV=${VENV:-.venv}
-PYTHON=${PYTHON:-}
-export TORCH=${TORCH:?set by make} TORCHVISION=${TORCHVISION:?set by make}
-LOG=$VENV/install.log
-STAMP=$VENV/mmsalmask-installed.json
-FREE_GB=9 # the environment takes 5 to 6 GB, pip's downloads on the way up to 3 more
+uv=$VENV.uv/bin/uv # works on environments from outside, so that none has to be whole for it
+UV_VERSION=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements-dev.txt)
 
 # A path or a build setting of the caller's must not leak into the environment.
-unset PYTHONPATH PYTHONHOME PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET
+unset PYTHONPATH PYTHONHOME PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET VIRTUAL_ENV CONDA_PREFIX
 # mmcv comes as source. Its set-up compiles its operators (20 minutes) whenever it can import torch,
-# with or without nvcc. pip's isolated build environment holds no torch, so there it packs the
-# Python files only, in seconds; the operators needed are served by mmsalmask.compat. So isolation
-# has to stay on. MMCV_WITH_OPS=0 says the same to the original mmcv, which reads that variable.
-unset PIP_NO_BUILD_ISOLATION
-export MMCV_WITH_OPS=0
+# with or without nvcc. An isolated build holds no torch, so there it packs the Python files only,
+# in seconds; the operators needed are served by mmsalmask.compat.
+unset UV_NO_BUILD_ISOLATION
+export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 
 fail() { # what went wrong, then what to do about it, a line each
-    printf '\nInstalling failed: %s\n' "$1" >&2
-    shift
-    [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
+    printf 'Installing failed: %s\n' "$1" >&2
+    printf '  %s\n' "${@:2}" >&2
     exit 1
 }
 
-# ------------------------------------------------------------------------------- which Python
+version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
-IS_SUITABLE='
-import importlib, sys
-for module in ["venv", "ensurepip", *sys.argv[1:]]:
-    importlib.import_module(module)
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
-
-suitable() { "$1" -I -c "$IS_SUITABLE" "${@:2}" >/dev/null 2>&1; } # modules it needs besides
-
-# One line about an interpreter that will not do. A pyenv shim exists and yet may not run.
-why_not() {
-    local path version
-    path=$(command -v "$1") || { echo "$1: not found"; return; }
-    version=$("$1" -c 'import platform; print(platform.python_version())' 2>/dev/null) ||
-        { echo "$1: $path does not run: $("$1" --version 2>&1 | head -n 1)"; return; }
-    case $version in
-    3.10.* | 3.11.* | 3.12.*) echo "$1: $path, $version, lacks venv (Debian: python3-venv)" ;;
-    *) echo "$1: $path, $version" ;;
-    esac
+make_uv() {
+    [[ $("$uv" --version 2>/dev/null) == "uv $UV_VERSION"* ]] && return
+    rm -rf "$VENV.uv"
+    { "${PYTHON:-python3}" -m venv "$VENV.uv" &&
+        "$VENV.uv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+    } || fail "${PYTHON:-python3} could not make $VENV.uv." "The reason stands above. It needs venv" \
+        "(Debian: apt-get install python3-venv) and a package index (pip config list)."
 }
 
-choose_python() {
-    if [ -n "$PYTHON" ]; then
-        suitable "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.10, 3.11 or 3.12 with venv." \
-            "$(why_not "$PYTHON")"
-        echo "$PYTHON"
-        return
-    fi
-    local name found=()
-    for name in python3.12 python3.11 python3.10 python3 python; do
-        if suitable "$name"; then
-            echo "$name"
-            return
-        fi
-        found+=("$(why_not "$name")")
-    done
-    fail "no Python 3.10, 3.11 or 3.12 that runs and has venv. Looked at:" "${found[@]}" \
-        "Install one of them, or name it: make PYTHON=/path/to/python3.11 ..."
+use_mirror() { # uv does not read pip's settings
+    local mirror=${PIP_INDEX_URL:-$("$VENV.uv/bin/python" -m pip config get global.index-url 2>/dev/null)}
+    [ -z "$mirror" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$mirror}
 }
 
-version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
-
-# --------------------------------------------------------------------------------------- steps
-
-announce() { # why there is something to do
-    printf 'Installing into %s (%s). Log: %s\n' "$VENV" "$1" "$LOG"
-    : >"$LOG"
+broken_off() { # packages have changed since the start of an installation that did not end
+    [ -n "$(find "$VENV"/lib/python3*/site-packages -prune -newer "$VENV/unfinished" 2>/dev/null)" ]
 }
 
-step() { # its name, then the command; the command's words go to the log
-    local name=$1 begin=$SECONDS
-    shift
-    printf '  %-58s ' "$name"
-    printf '\n=== %s: %s\n' "$name" "$*" >>"$LOG"
-    if "$@" </dev/null >>"$LOG" 2>&1; then
-        printf '%4d s\n' $((SECONDS - begin))
-        return
-    fi
-    printf 'failed\n'
-    local end advice
-    end=$(tail -n 20 "$LOG")
-    case $end in
-    *"No space left on device"*)
-        advice="The disk is full: free some space, or put the environment elsewhere (make VENV=...)." ;;
-    *NewConnectionError* | *"name resolution"* | *"Read timed out"*)
-        advice="The package index was not reached: check the network, or name a mirror in pip.conf." ;;
-    *"No matching distribution"* | *ResolutionImpossible*)
-        advice="pip found no such version: check the index it asks (pip config list), TORCH, TORCHVISION." ;;
-    *) advice="Mend what it names and run make again; what is installed already is kept." ;;
-    esac
-    fail "step '$name'. The log ends:" "${end//$'\n'/$'\n'  }" "Whole log: $LOG" "$advice"
-}
-
-pip() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
-
-check_disk() {
-    local free_kb
-    free_kb=$(df -Pk "$VENV" | awk 'NR == 2 { print $4 }')
-    [ "$free_kb" -ge $((FREE_GB * 1024 * 1024)) ] ||
-        fail "$((free_kb / 1024 / 1024)) GB free where $VENV lies; PyTorch and the rest need $FREE_GB GB." \
-            "Free some space, or put the environment elsewhere: make VENV=/bigger/disk/venv ..."
-}
-
-usable() { # an environment to go on with: it runs, has pip, and is of the Python asked for
-    local version
-    [ -f "$VENV/pyvenv.cfg" ] && suitable "$VENV/bin/python" pip || return 1
-    [ -z "$PYTHON" ] && return
-    version=$(version_of "$PYTHON") && [ "$version" = "$(version_of "$VENV/bin/python")" ]
-}
-
-missing() { # prints what of "requirements" and "package" to install, a line each, and why
-    "$VENV/bin/python" -I tools/environment.py missing "$STAMP"
+usable() { # it is whole, runs, and is of the Python asked for
+    local found
+    ! broken_off || return 1
+    found=$(version "$VENV/bin/python" 2>/dev/null) || return 1
+    [ -z "$PYTHON" ] || [ "$found" = "$(version "$("$uv" python find --system "$PYTHON")")" ]
 }
 
 make_environment() {
-    local python
-    python=$(choose_python)
-    if [ -d "$VENV" ] && [ ! -f "$VENV/pyvenv.cfg" ] && [ ! -f "$LOG" ] && [ -n "$(ls -A "$VENV")" ]
-    then
-        fail "$VENV exists and is no virtual environment." "Name another place: make VENV=..."
+    local options=(--quiet --python "${PYTHON:->=3.10,<3.13}")
+    [ ! -f "$VENV/pyvenv.cfg" ] || options+=(--clear) # else uv leaves a folder with files alone
+    "$uv" venv "${options[@]}" "$VENV" ||
+        fail "no environment could be made in $VENV." "Name another place, or a Python of 3.10 to" \
+            "3.12: make VENV=/another/place PYTHON=/path/to/python3.11 ..."
+}
+
+wanted() { # the requirements, a line each
+    cat requirements-dev.txt
+    if [ "$STACK" = original ]; then
+        grep -v '^onedl-' requirements.txt
+        cat requirements-original.txt
+    else
+        cat requirements.txt
     fi
-    rm -rf "$VENV"
-    mkdir -p "$VENV"
-    announce "it has to be made"
-    check_disk
-    step "virtual environment with Python $(version_of "$python")" "$python" -m venv "$VENV"
+    printf '\n%s\n' "torch==$TORCH" "torchvision==$TORCHVISION"
 }
 
-install_requirements() {
-    local pins=$VENV/mmsalmask-constraints.txt
-    rm -f "$STAMP"
-    printf 'torch==%s\ntorchvision==%s\n' "$TORCH" "$TORCHVISION" >"$pins"
-    [ -n "$(find "$VENV"/lib*/python3*/site-packages -maxdepth 1 -name torch)" ] || check_disk
-    step "torch $TORCH, torchvision $TORCHVISION (3 GB)" \
-        pip --constraint "$pins" torch torchvision
-    step "requirements.txt and requirements-dev.txt" \
-        pip --constraint "$pins" -r requirements.txt -r requirements-dev.txt
-    step "a look at what is there now" "$VENV/bin/python" -I tools/environment.py stamp "$STAMP"
-}
-
-install_package() {
-    # Without isolation: nothing is downloaded for it.
-    step "mmsalmask, editable, from $CHECKOUT" pip --no-deps --no-build-isolation --editable .
+resolve() { # into a file; what it holds already is kept where it can be, unless told otherwise
+    wanted | "$uv" pip compile - --quiet --universal --python-version 3.10 --generate-hashes \
+        --no-annotate --custom-compile-command "make lock" --output-file "$@"
 }
 
 main() {
-    local lacking
-    if usable; then
-        lacking=$(missing)
-        [ -n "$lacking" ] || return 0
-        announce "${lacking//$'\n'/; }"
-    else
-        make_environment
-        lacking=$(missing)
+    local lock=requirements.lock options=(--no-deps)
+    usable || make_environment
+    if [ "$STACK" = original ] || ! grep -q "^torch==$TORCH " $lock ||
+        ! grep -q "^torchvision==$TORCHVISION " $lock; then
+        lock=$VENV/requirements.lock
+        [ -f "$lock" ] || cp requirements.lock "$lock"
+        resolve "$lock"
     fi
-    case $lacking in *requirements:*) install_requirements ;; esac
-    case $lacking in *package:*) install_package ;; esac
-    lacking=$(missing)
-    [ -z "$lacking" ] || fail "pip reported success, yet there is something amiss:" "$lacking" \
-        "Remove $VENV and run make again; pip's words are in $LOG"
-    echo "Installed in $SECONDS s."
+    [ -e mmsalmask/.mim/configs ] || options+=(--reinstall-package mmsalmask)
+    touch "$VENV/unfinished"
+    # As a line of a list, so that it is left alone where it is installed from here.
+    "$uv" pip install --python "$VENV/bin/python" "${options[@]}" -r "$lock" -r - <<<"-e ." ||
+        fail "the reason stands above." "What is fetched already is kept: mend it and run make again."
+    rm "$VENV/unfinished"
 }
 
-if [ "${1:-}" = key ]; then
-    python=$(choose_python)
-    "$python" -I tools/environment.py key
-else
-    { mkdir -p "$(dirname "$VENV")" && touch "$VENV.lock"; } ||
-        fail "cannot write where $VENV shall lie." "Name another place: make VENV=..."
-    # Two makes at once take turns. (Where there is no flock, as on macOS, that is up to the user.)
-    if command -v flock >/dev/null; then
-        exec 9>"$VENV.lock"
-        flock 9
-    fi
-    main
+{ mkdir -p "$(dirname "$VENV")" && touch "$VENV.lock"; } ||
+    fail "cannot write where $VENV shall lie." "Name another place: make VENV=..."
+# Two makes at once take turns. (Where there is no flock, as on macOS, that is up to the user.)
+if command -v flock >/dev/null; then
+    exec 9>"$VENV.lock"
+    flock 9
 fi
+make_uv
+use_mirror
+if [ "${1:-}" = lock ]; then resolve requirements.lock --upgrade; else main; fi

@@ -182,7 +182,7 @@ def _load_pickle(file: Path, map_location: str | torch.device, lazy: bool) -> An
         with _allow(_ALLOWED):
             return torch.load(file, map_location=map_location, weights_only=True, mmap=lazy)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
+        refused = re.search(r"GLOBAL (?:builtins\.)?(\S+)", str(error))
         if refused is None or _ends_in_pickle(file):
             raise _damaged(file, last_words(error)) from error
         raise InputError(
@@ -328,7 +328,7 @@ _ALLOWED = [
     *(_named(_history_method, module, "getattr") for module in ("builtins", "__builtin__")),
     # Items are set into dict, OrderedDict and Counter alone, so a defaultdict is read as a dict.
     _named(lambda *_: {}, "collections", "defaultdict"),
-    *(list, dict, int, float),
+    *(list, dict, set, int, float),
 ]
 
 

@@ -118,6 +118,9 @@ def format_texts_once(yapf_api) -> None:
 
     format_once.formats_once = True
     yapf_api.FormatCode = format_once
+    config = sys.modules.get("mmengine.config.config")
+    if hasattr(config, "FormatCode"):  # mmengine 0.10.7 has imported it by name
+        config.FormatCode = format_once
 
 
 AMENDMENTS = {
