@@ -75,9 +75,9 @@ wanted() { # the requirements, a line each
     printf '\n%s\n' "torch==$TORCH" "torchvision==$TORCHVISION"
 }
 
-resolve() { # into a file; what it holds already is kept where it can be, unless told otherwise
-    wanted | "$uv" pip compile - --quiet --universal --python-version 3.10 --generate-hashes \
-        --no-annotate --custom-compile-command "make lock" --output-file "$@"
+resolve() { # into a file, whose versions are kept where they can be, unless told otherwise
+    wanted | "$uv" pip compile - --quiet --generate-hashes --no-annotate \
+        --custom-compile-command "make lock" --output-file "$@"
 }
 
 main() {
@@ -87,7 +87,7 @@ main() {
         ! grep -q "^torchvision==$TORCHVISION " $lock; then
         lock=$VENV/requirements.lock
         [ -f "$lock" ] || cp requirements.lock "$lock"
-        resolve "$lock"
+        resolve "$lock" --python "$VENV/bin/python"
     fi
     [ -e mmsalmask/.mim/configs ] || options+=(--reinstall-package mmsalmask)
     touch "$VENV/unfinished"
@@ -106,4 +106,8 @@ if command -v flock >/dev/null; then
 fi
 make_uv
 use_mirror
-if [ "${1:-}" = lock ]; then resolve requirements.lock --upgrade; else main; fi
+if [ "${1:-}" = lock ]; then
+    resolve requirements.lock --upgrade --universal --python-version 3.10 # for every Python
+else
+    main
+fi
