@@ -170,3 +170,14 @@ def test_a_difference_of_one_bit_is_found():
     assert list(differences(one, same)) == [".a.0", ".a.1.b"]
     same["c"] = 1
     assert ".c: only in one of them" in list(differences(one, same))
+
+
+def test_the_state_of_an_apple_gpu_is_kept_and_set(monkeypatch):
+    states = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    kept = random_state()
+    states.append(torch.tensor([8], dtype=torch.uint8))
+    set_random_state(kept)
+    assert states[-1].item() == 7
