@@ -101,6 +101,12 @@ def probe(masked: Tensor, clean: Tensor) -> float:
     return 100 * classifier.fit(train, train_kind).score(test, test_kind)
 
 
+def recognised(backbone: nn.Module, views: list[Tensor]) -> dict[str, float]:
+    """How well queries, and hard negatives, are told from keys by their features."""
+    query, key, hard = (features(backbone, view) for view in views)
+    return {"query": round(probe(query, key), 1), "hard": round(probe(hard, key), 1)}
+
+
 @torch.no_grad()
 def similarities(model: nn.Module, views: list[Tensor]) -> dict[str, float]:
     query_encoder = nn.Sequential(model.backbone, model.neck)
@@ -123,21 +129,8 @@ def examine(model: nn.Module, folder: Path, photos: Tensor, seed: int) -> dict:
     for state in ("untrained", "pretrained"):
         if state == "pretrained":
             model.load_state_dict(weights)
-        query, key, hard = (features(model.backbone, view) for view in views)
-        told = {"query": round(probe(query, key), 1), "hard": round(probe(hard, key), 1)}
-        found[state] = told | similarities(model, views)
+        found[state] = recognised(model.backbone, views) | similarities(model, views)
     return found
-
-
-def shipped(method: str, views: list[Tensor]) -> dict:
-    """What the probe tells of a backbone of the model zoo, of the same masks."""
-    backbone = sm.get_model(f"{method}_resnet18-w16_1xb128-coslr-50e_imagenette-64px")
-    with torch.no_grad():
-        query, key, hard = (
-            torch.cat([backbone(batch) for batch in view.split(BATCH)]) for view in views
-        )
-    told = {"query": round(probe(query, key), 1), "hard": round(probe(hard, key), 1)}
-    return {"pretrained": told}
 
 
 def main() -> None:
@@ -158,16 +151,19 @@ def main() -> None:
     results: dict[str, dict] = {}
     header = ("row", "seed", "masked?", "hardened?", "q·k", "q·h", "k·h", "nearer to key %")
     table = Table(*header)
-    for name, seed, run, config in finished(options.work_dir, options.rows):
+    runs = finished(options.work_dir, options.rows)
+    for name, seed, run, config in runs:
         figures = examine(build(config, seed), run, photos, options.seed)
         results.setdefault(name, {})[str(seed)] = figures
         for state, row in figures.items():
             table.add_row(f"{name}, {state}", str(seed), *map(str, row.values()))
+    if options.weights:
+        views = views_of(build(runs[0][-1], options.seed), photos, options.seed)
     for method in options.weights:
-        views = views_of(build(config, options.seed), photos, options.seed)
-        results[f"{method}, shipped"] = {"0": shipped(method, views)}
-        row = results[f"{method}, shipped"]["0"]["pretrained"].values()
-        table.add_row(f"{method}, shipped", "0", *map(str, row))
+        encoder = sm.get_model(f"{method}_resnet18-w16_1xb128-coslr-50e_imagenette-64px")
+        row = recognised(encoder.backbone, views)
+        results[f"{method}, shipped"] = {"0": {"pretrained": row}}
+        table.add_row(f"{method}, shipped", "0", *map(str, row.values()))
     print_table(table)
     if options.json:
         write_result(options.json, {**provenance(options.seed), "results": results})
