@@ -336,6 +336,12 @@ def trunk(width: int) -> dict:
     return dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **channels)
 
 
+def parsed(overrides: list[str]) -> dict[str, Any]:
+    """Overrides KEY=VALUE as load_config takes them."""
+    pairs = (pair.split("=", 1) for pair in overrides)
+    return {key: yaml.safe_load(value) for key, value in pairs}
+
+
 def _config(recipe: str) -> str:
     return str(DEMO / f"{recipe}_resnet18_demo.py")
 
@@ -422,7 +428,7 @@ def transfer(options: argparse.Namespace) -> None:
         return
     folder = folder or unpack("caltech101_112", options.out)
     for file in sorted((options.out / "runs").glob("*/seed_*/result.json")):
-        result = json.loads(file.read_text())
+        result, run = (json.loads(path.read_text()) for path in (file, file.with_name("run.json")))
         if "top1" not in result or result.get("transfer", {}).get("data") == folder.name:
             continue
         found = linear(
@@ -434,6 +440,7 @@ def transfer(options: argparse.Namespace) -> None:
             knn=options.k,
             seed=0,  # the same photos for all
             workers=options.workers,
+            cfg_options=parsed(run["overrides"]),
         )
         told = {"data": folder.name, "top1": found["knn"]["top1"], "linear_top1": found["top1"]}
         print(f"{file.parent.relative_to(options.out)}: {told}")
@@ -575,8 +582,7 @@ def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: in
     groups = []
     for name in rows:
         recipe, overrides = ROWS.get(name, ("mocov2", []))
-        options = dict(pair.split("=", 1) for pair in overrides)
-        config = load_config(_config(recipe), {k: yaml.safe_load(v) for k, v in options.items()})
+        config = load_config(_config(recipe), parsed(overrides))
         preprocessor = MODELS.build(config.model.data_preprocessor)
         views = preprocessor({"inputs": batch, "data_samples": None})["inputs"]
         if not groups:

@@ -14,7 +14,7 @@ from drawn import draw_classes
 
 from mmsalmask.ablation.plan import check_rows, read_plan, write_config
 from mmsalmask.commands import ablate
-from mmsalmask.commands.linear import to_bits
+from mmsalmask.commands.linear import linear, to_bits
 from mmsalmask.config import load_config
 
 
@@ -228,13 +228,29 @@ def test_backbones_are_also_judged_on_another_set(tmp_path, monkeypatch):
     config = Path(study._config("mocov2"))
     (file.parent.parent / config.name).write_text(f"_base_ = {str(config)!r}\n")
     file.write_text(json.dumps({"checkpoint": "none", "top1": 50.0}))
+    # A row may say how the encoder sees images by its overrides alone.
+    told = {"overrides": [f"{study.STRATEGY}.a=5"]}
+    file.with_name("run.json").write_text(json.dumps(told))
     given = options(tmp_path, transfer=tmp_path / "other", workers=0)
     given.size, given.k = 32, 2
+    judged = []
+
+    def judge(*words, cfg_options, **settings):
+        judged.append((cfg_options, settings["train_per_class"]))
+        return linear(*words, **settings)
+
+    monkeypatch.setattr(study, "linear", judge)
     study.transfer(given)
+    assert judged == [({f"{study.STRATEGY}.a": 5}, 5)]
     found = json.loads(file.read_text())
     assert found["top1"] == 50.0
-    assert found["transfer"]["data"] == "other"
-    assert 0 <= found["transfer"]["top1"] <= 100
-    assert 0 <= found["transfer"]["linear_top1"] <= 100
+    expected = linear(
+        str(config), "none", str(tmp_path / "other"), train_per_class=5, size=32, knn=2, workers=0
+    )
+    assert found["transfer"] == {
+        "data": "other",
+        "top1": expected["knn"]["top1"],
+        "linear_top1": expected["top1"],
+    }
     monkeypatch.setattr(study, "linear", None)  # what is done is not done again
     study.transfer(given)
