@@ -12,6 +12,7 @@ from statistics import mean
 from mmsalmask.ablation.plan import Row, Settings, write_config
 from mmsalmask.ablation.table import MEASURES
 from mmsalmask.data import link_split, split_share
+from mmsalmask.engine.resume.log_files import logged_points
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.jobs import Place, call, claim, wait_for
 from mmsalmask.provenance import provenance, write_result
@@ -70,12 +71,11 @@ def pretrain(config: list[str], folder: Path, settings: Settings, place: Place) 
 def read_curves(folder: Path) -> dict[str, list]:
     """Of a run's logs: pairs of epoch and its mean loss, and of epoch and kNN top-1."""
     losses, accuracies = defaultdict(list), {}
-    for log in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in map(json.loads, log.read_text().splitlines()):
-            if "loss" in line:
-                losses[line["epoch"]].append(line["loss"])
-            if "knn_top1" in line:
-                accuracies[line["step"]] = line["knn_top1"]
+    for line in logged_points(folder):
+        if "loss" in line:
+            losses[line["epoch"]].append(line["loss"])
+        if "knn_top1" in line:
+            accuracies[line["step"]] = line["knn_top1"]
     return {
         "loss": [[epoch, round(mean(values), 4)] for epoch, values in sorted(losses.items())],
         "knn_top1": [list(point) for point in sorted(accuracies.items())],

@@ -1,6 +1,5 @@
 """A pretraining on disk: its checkpoint, its curves, its masks."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from mmsalmask.api.encoder import Encoder
 from mmsalmask.api.models import get_model
+from mmsalmask.engine.resume.log_files import logged_points
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints, why_damaged
 from mmsalmask.errors import InputError
 
@@ -60,11 +60,7 @@ class Run:
         that are masked and, where the recipe evaluates, ``knn/top1`` are figures. A row that lacks
         a column has NaN there. A run that was resumed has one curve.
         """
-        lines = [
-            json.loads(line)
-            for file in sorted(self.folder.glob("*/vis_data/scalars.json"))
-            for line in file.read_text(encoding="utf-8").splitlines()
-        ]
+        lines = logged_points(self.folder)
         names = dict.fromkeys([*_COUNTS, *(name for line in lines for name in line)])
         return {
             name: np.array([_number(line.get(name)) for line in lines], dtype=np.float64)

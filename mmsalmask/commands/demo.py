@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mmsalmask.cli import print_table, report_errors, work_dir_argument
 from mmsalmask.data.demo import draw_demo_set
+from mmsalmask.engine.resume.log_files import logged_points
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 from mmsalmask.jobs import Place, call
 from mmsalmask.shipped import CONFIGS
@@ -89,8 +90,7 @@ def evaluate(checkpoint: str | Path, data: Path, seed: int, result: Path) -> flo
 
 def draw_curve(work: Path, untrained: float, picture: Path) -> None:
     """Loss over iterations and kNN accuracy over epochs of the run in ``work``."""
-    logs = sorted(work.glob("*/vis_data/scalars.json"))  # one more each time it was resumed
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    lines = logged_points(work)
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     accuracies = [(line["step"], line["knn_top1"]) for line in lines if "knn_top1" in line]
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")

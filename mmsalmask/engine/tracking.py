@@ -5,7 +5,7 @@ was killed and resumed goes on in the same curves. What it had logged after its 
 trained and logged once more, with the same values.
 """
 
-import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -23,6 +23,7 @@ from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 from mmengine.visualization.vis_backend import force_init_env
 
+from mmsalmask.engine.resume.log_files import logged_points
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
 from mmsalmask.registry import VISBACKENDS
@@ -141,14 +142,9 @@ class WandbBackend(Tracker):
             resume="allow",
         )
         self._run.define_metric("*", step_metric="step")
-        for point in self._local_points()[-_UNWRITTEN:] if run else []:
+        for point in logged_points(self.work_dir)[-_UNWRITTEN:] if run else []:
             self._run.log(point)
         return self._run.id
-
-    def _local_points(self) -> list[dict[str, Any]]:
-        files = sorted(self.work_dir.glob("*/vis_data/scalars.json"))
-        lines = [line for file in files for line in file.read_text().splitlines()]
-        return [json.loads(line) for line in lines if line.endswith("}")]
 
     @force_init_env
     def add_config(self, config: Config, **_: Any) -> None:

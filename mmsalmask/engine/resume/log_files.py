@@ -1,11 +1,23 @@
 """Curves without doubles: a resumed run cuts the logs back to where its checkpoint was written."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.visualization import Visualizer
 
 _PATTERNS = ("*/vis_data/*tfevents*", "*/vis_data/*.json")
+
+
+def logged_points(work_dir: str | Path) -> list[dict[str, Any]]:
+    """What was logged in a work directory, a dict of numbers for each line, over all its runs.
+
+    A line that a killed or running process has not written to its end is left out.
+    """
+    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def log_sizes(work_dir: str | Path, visualizer: Visualizer) -> dict[str, int]:

@@ -12,7 +12,7 @@ from system.comparing import curves, differences
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmsalmask.engine.resume.draws import DrawSampler, SeededDataset, seeded_loader
-from mmsalmask.engine.resume.log_files import cut_logs, log_sizes
+from mmsalmask.engine.resume.log_files import cut_logs, log_sizes, logged_points
 from mmsalmask.engine.resume.randomness import (
     kept_random_state,
     random_state,
@@ -181,3 +181,10 @@ def test_the_state_of_an_apple_gpu_is_kept_and_set(monkeypatch):
     states.append(torch.tensor([8], dtype=torch.uint8))
     set_random_state(kept)
     assert states[-1].item() == 7
+
+
+def test_logged_points_are_of_all_runs_and_none_is_half(tmp_path):
+    for run, text in (("b", '{"step": 3}\n{"st'), ("a", '{"step": 1}\n{"step": 2}\n')):
+        (tmp_path / run / "vis_data").mkdir(parents=True)
+        (tmp_path / run / "vis_data" / "scalars.json").write_text(text)
+    assert logged_points(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3}]
