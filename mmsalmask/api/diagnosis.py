@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from mmsalmask.api.devices import choose_device
 from mmsalmask.api.encoder import Encoder
-from mmsalmask.api.images import Data, image_paths
+from mmsalmask.api.images import Data, evenly, image_paths
 from mmsalmask.api.models import as_encoder, untrained
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.checks import check_integer
@@ -109,11 +109,9 @@ def diagnose(
         True
     """
     encoder, place = as_encoder(model_or_run), choose_device(device)
-    paths = image_paths(data)
-    step = max(1, len(paths) // check_integer("images", images))
     size = check_integer("size", size or encoder.size)
     loader = DataLoader(
-        _Wholes(paths[::step][:images], round(size * 9 / 7)),
+        _Wholes(evenly(image_paths(data), images), round(size * 9 / 7)),
         check_integer("batch_size", batch_size),
         num_workers=check_integer("workers", workers, 0),
         collate_fn=_collate,

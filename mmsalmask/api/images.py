@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmsalmask.checks import check_integer
 from mmsalmask.data import ImageFolder
 from mmsalmask.data.image_folder import check_folder
 from mmsalmask.data.image_list import read_paths
@@ -33,6 +34,11 @@ def image_paths(data: Data) -> list[str]:
     if not several:
         raise InputError("there are no images: data is an empty list")
     return list(dict.fromkeys(path for part in several for path in _paths(part)))
+
+
+def evenly(paths: list[str], number: int) -> list[str]:
+    """At most so many of the paths, evenly spread."""
+    return paths[:: max(1, len(paths) // check_integer("images", number))][:number]
 
 
 def _paths(part: str | os.PathLike) -> list[str]:

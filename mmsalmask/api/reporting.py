@@ -3,7 +3,9 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,9 +13,11 @@ from PIL import Image, ImageOps
 
 from mmsalmask.api.diagnosis import Diagnosis, diagnose
 from mmsalmask.api.embeddings import Embeddings, embed
-from mmsalmask.api.images import Data, image_paths
+from mmsalmask.api.images import Data, evenly, image_paths
+from mmsalmask.api.models import get_model
 from mmsalmask.api.run import Run
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.checkpoint.origin import config_of, describe
 from mmsalmask.data import read_image
 from mmsalmask.downstream.tables import markdown_table
@@ -61,27 +65,27 @@ def report(
     """
     run = run if isinstance(run, Run) else Run(run)
     folder = run.folder / "report"
-    parts = [f"# Pretraining {run.folder.resolve().name}\n", _facts(run)]
-    parts += ["## Curves\n", _picture(run.plot(), folder, "curves"), _masks(run, folder)]
+    newest, curves = run.checkpoint, run.plot()
+    checkpoint = load_checkpoint(newest, lazy=True)
+    parts = [f"# Pretraining {run.folder.resolve().name}\n", _facts(run, checkpoint, newest)]
+    parts += ["## Curves\n", _picture(curves, folder, "curves"), _masks(run)]
     if data is not None:
-        paths = image_paths(data)
-        paths = paths[:: max(1, len(paths) // images)][:images]
-        encoder = run.backbone()
+        paths = evenly(image_paths(data), images)
+        encoder = get_model(newest)
         found = diagnose(encoder, paths, images, None, batch_size, device, workers)
         embeddings = embed(encoder, paths, None, batch_size, device, workers)
         parts += [_diagnosis(found), _neighbours(embeddings, folder)]
-    parts += [_warnings(run), "## The whole config\n", _config(run)]
+    parts += [_warnings(run), "## The whole config\n", _config(checkpoint)]
     file = run.folder / "report.html" if file is None else Path(file)
     write_page("\n".join(parts), folder, file)
     return file
 
 
-def _facts(run: Run) -> str:
+def _facts(run: Run, checkpoint: Mapping[str, Any], source: Path) -> str:
     """What was trained, how long, and by what."""
-    checkpoint = load_checkpoint(run.checkpoint, lazy=True)
-    told, config, history = describe(checkpoint, run.checkpoint), config_of(checkpoint), run.history
+    told, config, history = describe(checkpoint, source), config_of(checkpoint), run.history
     loader = config.get("train_dataloader", {})
-    loss = history["loss"][np.isfinite(history["loss"])]
+    loss = [value for value in history.get("loss", []) if np.isfinite(value)] or [np.nan]
     facts = {
         "algorithm": told["model"],
         "backbone": " ".join(x for x in (told["backbone"], told["depth"]) if x != "unknown"),
@@ -105,9 +109,9 @@ def _picture(figure: Figure, folder: Path, name: str) -> str:
     return f"![{name}]({name}.png)\n"
 
 
-def _masks(run: Run, folder: Path) -> str:
+def _masks(run: Run) -> str:
     """The first picture of masks, one from the middle, the newest."""
-    drawn = sorted((run.folder / "masks").glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+    drawn = run.mask_pictures
     if not drawn:
         return ""
     chosen = dict.fromkeys(drawn[place] for place in (0, len(drawn) // 2, -1))
@@ -151,6 +155,6 @@ def _warnings(run: Run) -> str:
     return "## Warnings\n\n" + markdown_table(["warning", "times"], rows)
 
 
-def _config(run: Run) -> str:
-    text = load_checkpoint(run.checkpoint, lazy=True)["meta"].get("cfg", "")
+def _config(checkpoint: Mapping[str, Any]) -> str:
+    text = meta_of(checkpoint).get("cfg", "")
     return "".join(f"    {line}\n" for line in str(text).splitlines())

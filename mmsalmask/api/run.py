@@ -67,6 +67,12 @@ class Run:
             for name in names
         }
 
+    @property
+    def mask_pictures(self) -> list[Path]:
+        """The pictures of masks that the run has drawn, the oldest first."""
+        pictures = (self.folder / "masks").glob("*.png")
+        return sorted(pictures, key=lambda picture: picture.stat().st_mtime_ns)
+
     def backbone(self) -> Encoder:
         """The encoder of :attr:`checkpoint`, in eval mode, with its preprocessing."""
         return get_model(self.checkpoint)
@@ -77,7 +83,7 @@ class Run:
         Raises:
             InputError: there is none, as of a method without masks.
         """
-        pictures = sorted((self.folder / "masks").glob("*.png"), key=lambda p: p.stat().st_mtime_ns)
+        pictures = self.mask_pictures
         if not pictures:
             raise InputError(
                 f"{self.folder} has no pictures of masks: they are drawn every ten epochs, by "

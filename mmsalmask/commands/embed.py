@@ -41,6 +41,11 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a checkpoint, or a name of `mmsalmask models`")
     parser.add_argument("images", nargs="+", help="folders, images, or text files of paths")
     parser.add_argument("--size", type=int, help="pixels of the crop (as in pretraining)")
+    compute_arguments(parser)
+
+
+def compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how, and where, an encoder looks at images."""
     parser.add_argument("--batch-size", type=int, default=100, help="images (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="that decode (%(default)s)")
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (the first GPU, else the CPU)")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mmsalmask as sm
 from mmsalmask.cli import report_errors
+from mmsalmask.commands.embed import compute_arguments
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -22,9 +23,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("-o", "--out", type=Path, help="(report.html in the work directory)")
     parser.add_argument("--number", type=int, default=2000, help="of images (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=100, help="(%(default)s)")
-    parser.add_argument("--device", help="(the first GPU, or the CPU)")
-    parser.add_argument("--workers", type=int, default=2, help="that decode (%(default)s)")
+    compute_arguments(parser)
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,7 @@
 """The page of a pretraining: what it tells, and that it stands alone."""
 
 import re
+import shutil
 
 import pytest
 from browser import measure
@@ -78,6 +79,25 @@ def test_the_command_writes_the_page_beside_the_run(run, capsys):
     command.main([str(run.folder)])
     assert capsys.readouterr().out == f"report: {run.folder / 'report.html'}\n"
     assert (run.folder / "report.html").is_file()
+
+
+def test_a_run_without_curves_is_told(run, tmp_path):
+    shutil.copy(run.checkpoint, tmp_path)
+    with pytest.raises(InputError, match="has no curves yet"):
+        sm.report(tmp_path)
+
+
+def test_the_checkpoint_is_checked_once(run, images, tmp_path, monkeypatch):
+    """Its digest is of the whole file, which may have hundreds of megabytes."""
+    checked = []
+    monkeypatch.setattr("mmsalmask.api.run.why_damaged", checked.append)
+    sm.report(run, images, tmp_path / "page.html", workers=0)
+    assert len(checked) == 1
+
+
+def test_a_number_of_images_that_is_none_is_told(run, images):
+    with pytest.raises(InputError, match="images"):
+        sm.report(run, images, images=0)
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
