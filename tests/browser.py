@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,30 @@ def measure(page: Path, width: int) -> list[int]:
 
 
 def in_browser(page: Path, width: int, script: str) -> str:
-    """The title that a script gives a page in a window of so many pixels."""
+    """The title that a script gives a page in a place of so many pixels.
+
+    A frame, since the window of a headless browser does not get narrower than some 500 pixels.
+    """
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no chromium to lay the page out")
-    page.write_text(page.read_text().replace("</html>", f"<script>{{{script}}}</script></html>"))
+    content = page.read_text().replace("</html>", f"<script>{{{script}}}</script></html>")
+    frame = page.with_name(f"{page.stem} in a frame.html")
+    frame.write_text(
+        '<!doctype html><meta charset="utf-8"><title></title>'
+        f'<iframe style="width:{width}px; height:900px; border:0" '
+        f'srcdoc="{escape(content)}"></iframe>'
+        "<script>const inner = document.querySelector('iframe'); inner.onload = () => "
+        "document.title = inner.contentWindow.innerWidth + ' ' + inner.contentDocument.title;"
+        "</script>"
+    )
     command = [
         *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-        *(f"--window-size={width},900", f"--user-data-dir={page.parent / 'browser'}"),
-        page.as_uri(),
+        *("--window-size=1700,900", f"--user-data-dir={page.parent / 'browser'}"),
+        frame.as_uri(),
     ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
-    return re.search("<title>(.*?)</title>", told.stdout)[1]
+    laid_out, _, title = re.search("<title>(.*?)</title>", told.stdout)[1].partition(" ")
+    assert laid_out == str(width)
+    return title
