@@ -103,6 +103,7 @@ TRIALS = {
     "as the scale": {},
     "no zero init": {"zero_init": False},
     "BatchNorm of the whole batch": {"bn_splits": 1},
+    "BatchNorm in eight groups": {"bn_splits": 8},
     "τ 0.1, lr 0.06": {"temperature": 0.1, "lr": 0.06},
     "symmetric": {"symmetric": True},
     "lr 0.3": {"lr": 0.3},

@@ -4,7 +4,6 @@ _base_ = ['../demo/mocov2_resnet18_demo.py', '../_base_/narrow_resnet18.py']
 
 model = dict(
     queue_len=4096,
-    bn_splits=8,
     backbone=_base_.narrow.backbone,
     neck=_base_.narrow.neck)
 

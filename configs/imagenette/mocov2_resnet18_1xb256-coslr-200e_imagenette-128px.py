@@ -4,7 +4,6 @@ _base_ = './mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px.py'
 
 model = dict(
     symmetric=True,
-    bn_splits=1,
     data_preprocessor=dict(augment=dict(view=dict(size=128, crop_area=(0.08, 1.)))),
     backbone=dict(base_channels=64, stem_channels=64, zero_init_residual=False),
     neck=dict(
