@@ -16,7 +16,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
 
-from mmsalmask.engine.resume.randomness import seeded
+from mmsalmask.engine.resume.randomness import kept_generators, seed_generators
 from mmsalmask.engine.resume.stopping import keep_worker_alive
 
 # Index of the sample, epoch, and place of the draw among those of all processes in this epoch.
@@ -34,9 +34,20 @@ class SeededDataset(Dataset):
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> Any:
-        index, *place = draw
-        with seeded(self.seed, *place):
-            return self.dataset[index]
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: list[Draw]) -> list[Any]:
+        """The samples of a batch, as a loader asks for them.
+
+        The generators' states are kept once a batch: that costs more than a sample which only
+        names a resident image.
+        """
+        samples = []
+        with kept_generators():
+            for index, *place in draws:
+                seed_generators(self.seed, *place)
+                samples.append(self.dataset[index])
+        return samples
 
     def __len__(self) -> int:
         return len(self.dataset)

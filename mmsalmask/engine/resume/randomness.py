@@ -49,20 +49,23 @@ def kept_random_state() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Draw in here what these non-negative numbers determine, then go on as before.
+def kept_generators() -> Iterator[None]:
+    """Restore Python's, NumPy's and torch's CPU generators at the end of the block.
 
-    Python's, NumPy's and torch's CPU generators are seeded. A GPU's is left alone: processes that
-    load data must not touch it.
+    A GPU's is left alone: processes that load data must not touch it.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    first, second, third = np.random.SeedSequence(numbers).generate_state(3).tolist()
-    random.seed(first)
-    np.random.seed(second)
-    torch.default_generator.manual_seed(third)
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
+
+
+def seed_generators(*numbers: int) -> None:
+    """Let those generators draw what these non-negative numbers determine."""
+    first, second, third = np.random.SeedSequence(numbers).generate_state(3).tolist()
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(third)

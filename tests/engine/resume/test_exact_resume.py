@@ -14,9 +14,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from mmsalmask.engine.resume.draws import DrawSampler, SeededDataset, seeded_loader
 from mmsalmask.engine.resume.log_files import cut_logs, log_sizes, logged_points
 from mmsalmask.engine.resume.randomness import (
+    kept_generators,
     kept_random_state,
     random_state,
-    seeded,
+    seed_generators,
     set_random_state,
 )
 
@@ -103,6 +104,13 @@ def test_loading_leaves_the_streams_of_training_alone():
     assert not list(differences(random_state(), before[1]))
 
 
+def test_samples_of_a_batch_are_those_asked_for_one_by_one():
+    dataset, draws = SeededDataset(Noise(), seed=0), [(3, 1, 0), (0, 1, 1), (3, 2, 0)]
+    together = dataset.__getitems__(draws)
+    assert not list(differences(together, [dataset[draw] for draw in draws]))
+    assert list(differences(together[0], together[2]))
+
+
 def test_the_seeded_dataset_is_otherwise_the_wrapped_one():
     dataset = SeededDataset(Noise(), seed=0)
     assert dataset.metainfo == Noise.metainfo
@@ -118,13 +126,15 @@ def test_what_is_drawn_under_a_seed_or_aside_does_not_move_the_streams():
     expected = draw(), draw()
     set_random_state(state)
     found = [draw()]
-    with kept_random_state(), seeded(1, 2, 3):
+    with kept_random_state(), kept_generators():
+        seed_generators(1, 2, 3)
         under = draw(), draw()
     found.append(draw())
     assert tuple(found) == expected
-    with seeded(1, 2, 3):
+    with kept_generators():
+        seed_generators(1, 2, 3)
         assert (draw(), draw()) == under
-    with seeded(1, 2, 4):
+        seed_generators(1, 2, 4)
         assert not set(draw()) & set(under[0])
 
 
