@@ -145,7 +145,6 @@ def model_zoo() -> str:
         rows.append(
             [
                 f"[{model['Name']}]({model['Config']})",
-                told["Masks"],
                 told["Training Data"],
                 str(told["Epochs"]),
                 *(
@@ -155,8 +154,8 @@ def model_zoo() -> str:
                 f"[{size}]({model['Weights']})",
             ]
         )
-    header = ["model", "masked; filled with", "trained on", "epochs", "kNN top-1 %"]
-    return markdown([*header, "linear top-1 %", "file"], rows, words=3)
+    header = ["model", "trained on", "epochs", "kNN top-1 %", "linear top-1 %", "file"]
+    return markdown(header, rows, words=2)
 
 
 def masking() -> str:
@@ -178,9 +177,8 @@ def methods() -> str:
         if "Extra Forwards" in told:
             method = f"[{model['Name'].partition('_')[0]}]({model['Config']})"
             extra = [str(told["Extra Forwards"].get(part, "")) for part in parts]
-            rows.append([method, told["Masks"], told.get("Localizer", "–"), *extra])
-    header = ["method", "masked; filled with", "localizer", *(f"+ {part}" for part in parts)]
-    return markdown(header, rows, words=3)
+            rows.append([method, *extra])
+    return markdown(["method", *(f"+ {part}" for part in parts)], rows)
 
 
 def cached_saliency() -> str:

@@ -7,23 +7,32 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import track
 from rich.table import Table
 
 from mmsalmask.errors import InputError, NotWritten, Stopped
 from mmsalmask.torchrun import leave_last_words
 
+T = TypeVar("T")
+
 DEFECT_STATUS = 1
 INPUT_STATUS = 2
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again
 INTERRUPT_STATUS = 130
+
+
+def with_progress(steps: Iterable[T], words: str) -> Iterable[T]:
+    """The steps, beside a bar with an ETA on a terminal's stderr while they last."""
+    console = Console(stderr=True, force_jupyter=False)
+    return track(steps, words, console=console, transient=True, disable=not console.is_terminal)
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

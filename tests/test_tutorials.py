@@ -14,10 +14,11 @@ from PIL import Image
 from running import in_process
 
 TUTORIALS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
-# What each script is given beside the picture to write; {train} and {test} are folders.
+# What each script is given beside the picture to write; {train}, {test} and {out} are folders.
 ARGUMENTS = {
     "masks_on_photos": ["{train}"],
     "nearest_neighbours": ["{train}", "{test}", "--per-class", "25"],
+    "pretrain_in_python": ["{train}", "{test}", "--work-dir", "{out}", "--epochs", "2"],
 }
 
 
@@ -38,7 +39,8 @@ def imagenette(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("script", sorted(path.stem for path in TUTORIALS.glob("*.py")))
 def test_a_tutorial_runs_and_ends_with_a_picture(script, imagenette, tmp_path, monkeypatch):
     picture = tmp_path / "picture.png"
-    words = [word.format(**imagenette) for word in ARGUMENTS[script]]
+    folders = {**imagenette, "out": tmp_path / "run"}
+    words = [word.format(**folders) for word in ARGUMENTS[script]]
     file = str(TUTORIALS / f"{script}.py")
     monkeypatch.setattr(sys, "argv", [file, *words, "-o", str(picture)])
     outcome = in_process(monkeypatch, partial(runpy.run_path, file, run_name="__main__"))
@@ -55,6 +57,9 @@ def test_a_tutorial_runs_and_ends_with_a_picture(script, imagenette, tmp_path, m
             "trained, filtered photos",
         ]
         assert accuracy["untrained"] + 10 < accuracy["trained, filtered photos"]
+    if script == "pretrain_in_python":
+        told = re.findall(r"^(\w+): kNN [\d.]+ %, linear [\d.]+ %$", outcome.out, re.MULTILINE)
+        assert told == ["untrained", "pretrained"]
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in TUTORIALS.glob("*.py")))

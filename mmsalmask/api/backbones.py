@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmsalmask.algorithms.torchvision_backbone import convnets
@@ -78,6 +79,9 @@ def build_backbone(config: Mapping[str, Any], seed: int = 0) -> nn.Module:
     Raises:
         InputError: its weights cannot be downloaded.
     """
+    # The initialisation of every layer is logged at level INFO, which is no news here.
+    if not MMLogger.check_instance_created("mmsalmask"):
+        MMLogger.get_instance("mmsalmask", log_level="WARNING")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

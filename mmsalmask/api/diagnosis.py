@@ -14,6 +14,7 @@ from mmsalmask.api.images import Data, evenly, image_paths
 from mmsalmask.api.models import as_encoder, untrained
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.checks import check_integer
+from mmsalmask.cli import with_progress
 from mmsalmask.data import BrokenImage, read_whole
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.errors import InputError
@@ -255,7 +256,7 @@ def _encode_views(
     try:
         for encoder in encoders:
             encoder.to(place).eval()
-        for batch in loader:
+        for batch in with_progress(loader, "encoding"):
             if batch is None:
                 continue
             images, sizes = batch

@@ -19,6 +19,7 @@ from mmsalmask.api.devices import choose_device
 from mmsalmask.api.images import Data, image_paths
 from mmsalmask.api.models import as_encoder
 from mmsalmask.checks import check_integer
+from mmsalmask.cli import with_progress
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.data import BrokenImage, read_image
 from mmsalmask.engine.out_of_memory import sentences_for_memory
@@ -261,7 +262,7 @@ def embed(
     features, read = [], []
     try:
         with sentences_for_memory(f"batch_size={batch_size} at {crops.size} px"):
-            for indices, images in loader:
+            for indices, images in with_progress(loader, "embedding"):
                 if images is not None:
                     features.append(encoder(encoder.view(images.to(place))).float().cpu())
                     read += indices

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mmengine.logging import MMLogger
 from torch import Tensor
 
 from mmsalmask import shipped
@@ -105,7 +104,6 @@ def _architecture(name: str, pretrained: bool, known: Mapping[str, Any]) -> Enco
         if not near:
             raise
         raise InputError(f"no model named '{name}'{ask(near)}") from error
-    _be_quiet()
     built = build_backbone(backbone)
     channels_of(built)  # or an error
     return Encoder(built, _plain_config(backbone, False), name)
@@ -124,7 +122,6 @@ def _with_weights(file: str, config: Mapping | None, name: str, pretrained: bool
     backbone = {
         key: value for key, value in config["model"]["backbone"].items() if key != "init_cfg"
     }
-    _be_quiet()
     net = build_backbone(backbone)
     check_complete(found.state, backbone, file)
     state = {key: value for key, value in found.state.items() if not key.startswith("fc.")}
@@ -191,11 +188,4 @@ def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
         raise InputError(f"{encoder.name} has no model.backbone in its config to build anew")
     for key in ("init_cfg", "weights", "pretrained", "checkpoint_path"):
         config.pop(key, None)
-    _be_quiet()
     return Encoder(build_backbone(config, seed), encoder.config, f"untrained {encoder.name}").eval()
-
-
-def _be_quiet() -> None:
-    """Building a net logs the initialisation of every layer at level INFO."""
-    if not MMLogger.check_instance_created("mmsalmask"):
-        MMLogger.get_instance("mmsalmask", log_level="WARNING")

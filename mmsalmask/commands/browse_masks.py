@@ -29,13 +29,11 @@ from mmengine.dataset import Compose, default_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.checkpoint import check_matches, load_checkpoint
-from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.cli import config_arguments, report_errors, with_progress
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, fingerprint
 from mmsalmask.data.image_folder import image_folders
@@ -115,7 +113,7 @@ def browse_masks(
     drawn = draw_batches(found, Compose(dataset.pipeline), loader.get("batch_size") or 64, broken)
     steps = range(batches)
     if batches > 1:
-        steps = track(steps, "masking", console=Console(stderr=True), transient=True)
+        steps = with_progress(steps, "masking")
     for step in steps:
         views = preprocessor(next(drawn), training=True)["inputs"]
         if net is not None:

@@ -35,13 +35,17 @@ class Console(logging.StreamHandler):
     """Shows warnings, what is marked as :data:`SHOWN`, and what it is told; folded to 100 columns.
 
     Errors are shown whoever logs them, warnings unless they are those of OpenMMLab's libraries. A
-    line of progress replaces the one before it where the stream is a terminal.
+    line of progress replaces the one before it where the stream is a terminal or a notebook.
+
+    Attributes:
+        notebook: whether the stream is that of a Jupyter kernel.
     """
 
     def __init__(self, stream: TextIO, level: int) -> None:
         super().__init__(stream)
         self.setLevel(level)
-        self._open = False
+        self.notebook = type(stream).__module__.startswith("ipykernel")
+        self._open = 0  # characters of a line that the next one may replace
 
     @classmethod
     def replace_in(cls, logger: MMLogger) -> "Console":
@@ -68,10 +72,12 @@ class Console(logging.StreamHandler):
         shown = getattr(record, "shown", False) or record.levelno >= logging.ERROR
         if not shown and (record.levelno < logging.WARNING or _by_library(record)):
             return
-        live = getattr(record, "live", False) and self.stream.isatty()
+        live = getattr(record, "live", False) and (self.notebook or self.stream.isatty())
         if live:
-            text = text[: min(COLUMNS, shutil.get_terminal_size().columns - 1)]
-            start = "\r\x1b[K" if self._open else ""
+            width = COLUMNS if self.notebook else shutil.get_terminal_size().columns - 1
+            text = text[: min(COLUMNS, width)]
+            text = text.ljust(self._open)  # a notebook knows no code that clears a line
+            start = "\r" if self._open else ""
         else:
             text = fold(text) + "\n"
             start = "\n" if self._open else ""
@@ -80,14 +86,14 @@ class Console(logging.StreamHandler):
             self.flush()
         except Exception:
             self.handleError(record)
-        self._open = live
+        self._open = len(text) if live else 0
 
     def end_line(self) -> None:
         """Let what comes next begin on a line of its own."""
         if self._open:
             self.stream.write("\n")
             self.flush()
-            self._open = False
+            self._open = 0
 
 
 def _by_library(record: logging.LogRecord) -> bool:
@@ -164,7 +170,8 @@ class ProgressHook(Hook):
             self._last = done
 
     def after_train_epoch(self, runner) -> None:
-        self.console.end_line()
+        if not self.console.notebook:  # there one line, with a bar, is all of the training
+            self.console.end_line()
 
     def _line(self, runner, batch_idx: int, done: int) -> str:
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -172,6 +179,8 @@ class ProgressHook(Hook):
             parts += [_of(batch_idx + 1, len(runner.train_dataloader))]
         else:
             parts = [f"iteration {_of(done, runner.max_iters)}"]
+        if self.console.notebook:
+            parts.insert(0, _bar(done / runner.max_iters))
         hub, window = runner.message_hub, runner.log_processor.window_size
         if "train/loss" in hub.log_scalars:
             parts.append(f"loss {hub.get_scalar('train/loss').mean(window):.4f}")
@@ -230,6 +239,11 @@ def _command(words: list[str]) -> str:
             lines.append("     ")
         lines[-1] += f" {word}"
     return "\n".join(lines)
+
+
+def _bar(share: float, width: int = 20) -> str:
+    full = round(share * width)
+    return f"{'█' * full}{'░' * (width - full)} {share:4.0%}"
 
 
 def _of(number: int, total: int) -> str:

@@ -27,6 +27,7 @@ from mmsalmask.checkpoint import (
     warn_if_filter_differs,
 )
 from mmsalmask.checks import check_device, check_integer
+from mmsalmask.cli import with_progress
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, PerClassSplit, read_image
 from mmsalmask.data.bands import BAND_EXTENSIONS, read_bands
@@ -276,7 +277,7 @@ def extract_both(
         workers: processes that decode.
     """
     loader = DataLoader(ConcatDataset(sets), batch_size, num_workers=workers)
-    features, labels = extract_features(backbone, loader, device, view)
+    features, labels = extract_features(backbone, with_progress(loader, "encoding"), device, view)
     number = len(sets[0])
     return LabelledFeatures(features[:number], labels[:number], features[number:], labels[number:])
 

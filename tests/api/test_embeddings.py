@@ -209,3 +209,13 @@ def test_embed_and_diagnose_are_commands(folder, images, tmp_path, capsys):
         embed_command.main([PLAIN, str(tmp_path / "nowhere")])
     assert exit.value.code == 2
     assert capsys.readouterr().err.startswith("error: image folder ")
+
+
+def test_a_terminal_shows_how_far_it_is_and_a_pipe_does_not(folder, capfd, monkeypatch):
+    sm.embed(PLAIN, folder, workers=0, batch_size=4)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    sm.embed(PLAIN, folder, workers=0, batch_size=4)
+    told = capfd.readouterr().err
+    assert "embedding" in told
+    assert "100%" in told

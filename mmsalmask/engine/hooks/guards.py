@@ -171,7 +171,7 @@ class CollapseHook(_MaskerHook):
     embeddings over a batch, times √dimensions, which is near 1 for embeddings all over the sphere
     and 0 where all images have the same; ``queue_twins%``, the share of the queue's rows that it
     holds twice; ``flat_saliency%``, the share of saliency maps that say nothing, flat
-    or not finite.
+    or not finite. Before training it warns of a momentum too high for its length.
 
     Args:
         interval: iterations between log lines, that of the ``LoggerHook``.
@@ -194,6 +194,8 @@ class CollapseHook(_MaskerHook):
         super().before_train(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._queue = getattr(model, "queue", None)
+        if sentence := slow_keys(getattr(model, "momentum", None), runner.max_iters):
+            runner.logger.warning(sentence)
         self._embedding: Tensor | None = None
         neck = getattr(model, "neck", None)
         self._neck = neck.register_forward_hook(self._keep_embedding) if neck is not None else None
@@ -253,6 +255,29 @@ def spread(embeddings: Tensor) -> Tensor:
     """Standard deviation over a batch of ℓ2-normalised (N, D) embeddings, times √D; a scalar."""
     rows = F.normalize(embeddings.float(), dim=1)
     return rows.std(0, unbiased=False).square().sum().sqrt()
+
+
+def slow_keys(momentum: Any, steps: int) -> str | None:
+    """A warning of a momentum encoder that looks back over more than a tenth of the training.
+
+    Args:
+        momentum: of ``MaskedMoCo``, in the first and in the last step; anything else is ignored.
+        steps: of the training. Fewer than 100 are a trial of something else.
+    """
+    if not isinstance(momentum, tuple) or momentum[0] == 1 or steps < 100:
+        return None
+    if _fits(momentum[0], steps):
+        return None
+    usual = max(each for each in (0.9, 0.99, 0.996) if _fits(each, steps))
+    return (
+        f"the momentum encoder averages over some {1 / (1 - momentum[0]):,.0f} steps, and this "
+        f"training has {steps:,}: its keys stay those of a new net for long; set model.momentum, "
+        f"e.g. {usual}, or train longer"
+    )
+
+
+def _fits(momentum: float, steps: int) -> bool:
+    return round(steps * (1 - momentum), 6) >= 10
 
 
 def share_of_twins(rows: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from mmpretrain.structures import DataSample
 from running import train_and_close
 
 from mmsalmask.engine import ExactRunner
-from mmsalmask.engine.hooks.guards import CollapseHook, NonFiniteHook, share_of_twins, spread
+from mmsalmask.engine.hooks.guards import (
+    CollapseHook,
+    NonFiniteHook,
+    share_of_twins,
+    slow_keys,
+    spread,
+)
 from mmsalmask.errors import InputError
 
 
@@ -74,6 +80,28 @@ def run(work, model, iterations=8, optim_wrapper=None, **options):
 def reports(work) -> dict[int, dict]:
     found = [json.loads(path.read_text()) for path in work.glob("nonfinite/*.json")]
     return {report["iteration"]: report for report in found}
+
+
+@pytest.mark.parametrize(
+    ("momentum", "steps", "advice"),
+    [(0.999, 1095, "e.g. 0.99,"), (0.999, 7_800, "e.g. 0.996,"), (0.99, 100, "e.g. 0.9,")],
+)
+def test_a_momentum_too_high_for_a_short_training_is_warned_of(momentum, steps, advice):
+    assert advice in slow_keys((momentum, 1.0), steps)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "steps"),
+    [
+        ((0.999, 0.999), 10_000),
+        ((0.99, 1.0), 1_000),
+        ((0.999, 0.999), 99),
+        ((1, 1), 200),
+        (None, 200),
+    ],
+)
+def test_a_momentum_that_fits_is_not(momentum, steps):
+    assert slow_keys(momentum, steps) is None
 
 
 @pytest.mark.parametrize("kind", [float("inf"), float("nan"), "gradient"])
