@@ -66,6 +66,9 @@ def test_one_seed_of_a_row_is_compared_with_the_same_seed():
         "late": {"1": run(np.array([True] * 50))},
     }
     assert study.differences(results)["late"]["mean"] == 100
+    from_late = study.differences(results, "late")
+    assert from_late[study.BASELINE]["mean"] == -100
+    assert "late" not in from_late
 
 
 def test_masks_hide_the_share_of_the_true_object_that_they_are_made_to_hide():
