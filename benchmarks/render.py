@@ -583,6 +583,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "versions": versions,
     "bad files": bad_files,
     "study": of_the_study(study_rows),
+    "study in groups": lambda: study_rows(result("study_small_groups.json")),
     "study seeds": of_the_study(study_seeds),
     "study transfer": of_the_study(study_transfer),
     "study tuning": study_tuning,

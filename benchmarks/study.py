@@ -15,7 +15,8 @@ tools/ablate.py holds out; --rows names others. Constants that are not of the sc
 --recipe.
 
 Started again with the same command, it goes on where it stopped. Everything lies in --work-dir: a
-folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md.
+folder per run with its log, masks, checkpoint and ``result.json``, pictures, and page.md. Runs that
+the file of --json holds stay in it, so that rows and seeds may come from several machines.
 """
 
 import argparse
@@ -384,9 +385,14 @@ def bootstrapped_plan(options: argparse.Namespace, train: Path, checkpoint: str)
 
 def _write(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps({"rows": rows}))  # tuples are none of YAML's kinds
-    path.write_text(yaml.safe_dump(plain, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    text = yaml.safe_dump(plain({"rows": rows}), allow_unicode=True, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def plain(value: Any) -> Any:
+    """As JSON reads it again: lists for tuples, which YAML does not have either."""
+    return json.loads(json.dumps(value))
 
 
 def run_rows(options: argparse.Namespace, plan_: Path, sides: tuple[Path, Path]) -> dict:
@@ -409,6 +415,28 @@ def finished_runs(options: argparse.Namespace) -> dict:
         if "top1" in result and run["name"] in results and run["seed"] in options.seeds:
             results[run["name"]][str(run["seed"])] = result
     return {row: runs for row, runs in results.items() if runs}
+
+
+def constants(options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe of all rows, and how it is run."""
+    return {key: getattr(options, key) for key in ("scale", *SCALES[options.scale])}
+
+
+def earlier_runs(options: argparse.Namespace) -> dict:
+    """Results by row and seed that the file of --json holds, which are to stay in it."""
+    if options.json is None or not options.json.is_file():
+        return {}
+    data = json.loads(options.json.read_text())
+    free = {"seeds": None, "jobs": None}
+    if {**data["recipe"], **free} != {**plain(constants(options)), **free}:
+        raise InputError(f"{options.json} holds runs of another recipe: give another file")
+    return data["results"]
+
+
+def joined(earlier: dict, results: dict) -> dict:
+    """Both by row and seed, in the order of the study's rows; of a run in both, the latter."""
+    rows = [row for row in (*CHOICES["all"], *results, *earlier) if row in earlier | results]
+    return {row: {**earlier.get(row, {}), **results.get(row, {})} for row in dict.fromkeys(rows)}
 
 
 def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
@@ -622,7 +650,7 @@ def write_page(data: dict, folder: Path) -> None:
 
 def main() -> None:
     options = parse_arguments()
-    origin = provenance()
+    origin, earlier = provenance(), earlier_runs(options)
     sides = photo_sides(options)
     if options.tune:
         results = finished_runs(options)
@@ -630,18 +658,15 @@ def main() -> None:
             results = run_rows(options, plan(options), sides)
     else:
         results = study(options, sides)
-    data = {
-        **origin,
-        "seed": options.seeds,
-        "recipe": {key: getattr(options, key) for key in ("scale", *SCALES[options.scale])},
-        "results": results,
-    }
+        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
+    results = joined(earlier, results)
+    seeds = sorted({int(seed) for runs in results.values() for seed in runs})
+    data = {**origin, "seed": seeds, "recipe": constants(options), "results": results}
     if options.tune:
         data["trials"] = TRIALS
     else:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
-        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
     for file in filter(None, (options.out / "study.json", options.json)):
         write_result(file, data)

@@ -16,10 +16,11 @@ from mmsalmask.ablation.plan import check_rows, read_plan, write_config
 from mmsalmask.commands import ablate
 from mmsalmask.commands.linear import linear, to_bits
 from mmsalmask.config import load_config
+from mmsalmask.errors import InputError
 
 
 def options(out: Path, scale: str = "small", **others) -> Namespace:
-    given = {"out": out, "tune": False, "cfg_options": [], "curve": None, **others}
+    given = {"scale": scale, "out": out, "tune": False, "cfg_options": [], "curve": None, **others}
     return Namespace(**study.SCALES[scale], **given)
 
 
@@ -31,6 +32,24 @@ def test_the_page_takes_the_runs_that_are_done(tmp_path):
         (folder / "result.json").write_text(json.dumps({"top1": 50.0} if done else {}))
     given = options(tmp_path, rows=["a b", "other"])
     assert study.finished_runs(given) == {"a b": {"0": {"top1": 50.0}}}
+
+
+def test_runs_of_other_machines_stay_in_the_file(tmp_path):
+    given = options(tmp_path, json=tmp_path / "a.json")
+    assert study.earlier_runs(given) == {}
+    earlier = {"mean": {"1": {"top1": 1}}, study.BASELINE: {"0": {"top1": 2}, "1": {"top1": 3}}}
+    recipe = {**study.constants(given), "seeds": [7], "jobs": 9}
+    given.json.write_text(json.dumps({"recipe": recipe, "results": earlier}))
+    assert study.earlier_runs(given) == earlier
+    both = study.joined(earlier, {study.BASELINE: {"1": {"top1": 4}}, "blur": {"1": {"top1": 5}}})
+    assert list(both.items()) == [
+        (study.BASELINE, {"0": {"top1": 2}, "1": {"top1": 4}}),
+        ("blur", {"1": {"top1": 5}}),
+        ("mean", {"1": {"top1": 1}}),
+    ]
+    given.json.write_text(json.dumps({"recipe": {**recipe, "lr": 9}, "results": earlier}))
+    with pytest.raises(InputError, match="of another recipe"):
+        study.earlier_runs(given)
 
 
 def run(right: np.ndarray) -> dict:
