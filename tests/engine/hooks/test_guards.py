@@ -1,6 +1,7 @@
 """What is not finite stays out of the weights and is reported; collapse is told."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,6 +240,15 @@ def test_what_goes_wrong_is_warned_of(found, word):
     CollapseHook()._warn(log, found)
     assert len(log.lines) == (word is not None)
     assert all(word in line for line in log.lines)
+
+
+@pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
+def test_the_watch_begins_with_the_momentum(steps, lines):
+    model = torch.nn.Module()
+    model.data_preprocessor, model.momentum = torch.nn.Identity(), (0.999, 0.999)
+    runner = SimpleNamespace(model=model, logger=Log(), max_iters=steps)
+    CollapseHook().before_train(runner)
+    assert len(runner.logger.lines) == lines
 
 
 @pytest.mark.parametrize("options", [{"interval": 0}, {"spread": 2}, {"twins": -1}, {"flat": 1.5}])
