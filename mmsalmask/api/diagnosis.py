@@ -17,6 +17,7 @@ from mmsalmask.checks import check_integer
 from mmsalmask.cli import with_progress
 from mmsalmask.data import BrokenImage, read_whole
 from mmsalmask.engine.out_of_memory import sentences_for_memory
+from mmsalmask.engine.summary import fold
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.unlabelled import (
     alignment,
@@ -65,7 +66,7 @@ class Diagnosis:
         for name, figure in self.figures.items():
             lines.append(f"{name:<20}{figure.value:>10.3g}{figure.untrained:>11.3g}")
             lines.append(f"    {figure.sentence}")
-        return "\n".join(lines)
+        return fold("\n".join(lines))
 
     __repr__ = __str__
 
