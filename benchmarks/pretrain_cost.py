@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,22 +123,39 @@ class Method:
 
     def step(self, views: list[torch.Tensor]) -> float:
         """Seconds of one step."""
-        number = len(views[0])
-        data = {"inputs": list(views), "data_samples": [None] * number}
-        if self.cached:
-            data["crops"] = self._crops(number)
+        data = self._data(views)
         with self._timed("step"):
             self.model.train_step(data, self.optimizer)
         return self.seconds["step"]
 
+    def waits(self, views: list[torch.Tensor]) -> int:
+        """How often a step makes the host wait for the GPU, as CUDA's debug mode tells it."""
+        data = self._data(views)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                self.model.train_step(data, self.optimizer)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing CUDA operation" in str(each.message) for each in caught)
+
+    def _data(self, views: list[torch.Tensor]) -> dict:
+        number = len(views[0])
+        data = {"inputs": list(views), "data_samples": [None] * number}
+        return {**data, "crops": self._crops(number)} if self.cached else data
+
     def _crops(self, number: int) -> dict[str, torch.Tensor]:
         """As a loader hands them on: each view another quarter of its image, or more."""
         corner = torch.rand(number, 2, 2) / 2
-        return {
+        crops = {
             "image": torch.arange(number),
             "box": torch.cat([corner, corner + 0.5], dim=2),
             "flip": torch.rand(number, 2) < 0.5,
         }
+        if self.device.type == "cuda":
+            crops = {key: value.pin_memory() for key, value in crops.items()}
+        return crops
 
     def parts(self, views: list[torch.Tensor]) -> dict[str, float]:
         """Seconds of each part of one step; the clocks make the device wait between them."""
@@ -173,15 +191,15 @@ class Method:
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
-        self._wait()
-        start = time.perf_counter()
+        start = self.now()
         yield
-        self._wait()
-        self.seconds[part] = time.perf_counter() - start
+        self.seconds[part] = self.now() - start
 
-    def _wait(self) -> None:
+    def now(self) -> float:
+        """Seconds on a clock, once the device has done all that it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 def localizer_trunk(options: argparse.Namespace) -> nn.Module:
@@ -213,6 +231,7 @@ def batch(options: argparse.Namespace, seed: int) -> list[torch.Tensor]:
 def measure(options: argparse.Namespace) -> dict[str, dict]:
     """Seconds, ratio, images/s and shares of the parts of each method's step."""
     console = Console(stderr=True)
+    torch.backends.cudnn.benchmark = True  # as in training
     chosen = ["plain", *(options.only or methods())]
     wanted = {name: parts for name, parts in methods().items() if name in chosen}
     built = {}
@@ -229,8 +248,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
             if not name.startswith("ADIOS"):  # it masks inside its own step
                 parts[name].append(method.parts(views))
         console.print(f"round {round_ + 1} of {options.rounds}", end="\r")
+    waits = {}
     if options.device == "cuda":
         peaks = {name: _peak_on_gpu(method, batch(options, 0)) for name, method in built.items()}
+        waits = {name: method.waits(batch(options, 0)) for name, method in built.items()}
     elif options.memory:
         peaks = {name: _peak_alone(options, name) for name in built}
     results = {}
@@ -243,6 +264,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
             "ratio_range": [min(ratios), max(ratios)],
             "images_per_second": options.batch / seconds,
             "peak_memory_mb": peaks.get(name),
+            "waits": waits.get(name),
             "shares": _shares(parts[name]),
         }
     return results
@@ -291,7 +313,7 @@ def _print_peak(options: argparse.Namespace) -> None:
 def show(results: dict[str, dict], options: argparse.Namespace) -> None:
     what = f"ResNet-{options.depth}, {options.size} px, batch {options.batch}, {options.device}"
     table = Table(title=f"a pretraining step: {what}")
-    for column in ("method", "s", "ratio", "paper", "images/s", "peak MB", *PARTS):
+    for column in ("method", "s", "ratio", "paper", "images/s", "peak MB", "waits", *PARTS):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, row in results.items():
         shares = row["shares"] or {}
@@ -304,6 +326,7 @@ def show(results: dict[str, dict], options: argparse.Namespace) -> None:
             "" if paper is None else f"{paper:.2f}",
             f"{row['images_per_second']:.0f}",
             "" if peak is None else f"{peak:.0f}",
+            "" if row["waits"] is None else str(row["waits"]),
             *(f"{shares[part]:.1%}" if part in shares else "" for part in PARTS),
         )
     print_table(table)

@@ -127,6 +127,7 @@ def test_steps_are_timed_beside_the_prediction(monkeypatch, capsys):
 def test_a_table_in_a_pipe_tells_every_method_by_its_whole_name(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     row = dict(seconds=1.0, ratio=1.0, paper=1.91, images_per_second=64.0, peak_memory_mb=512.0)
+    row["waits"] = 0
     row["shares"] = dict.fromkeys(pretrain_cost.PARTS, 0.25)
     names = pretrain_cost.methods()
     monkeypatch.setattr(sys, "argv", ["pretrain_cost.py"])
