@@ -20,12 +20,13 @@ BUILD_SITE = $(RUN) -m sphinx --fail-on-warning --keep-going --quiet -b html doc
 TYPED = $(wildcard $(addprefix mmsalmask/,saliency masking losses augmentation api))
 SITE = docs/_build/html
 
-.PHONY: help install demo test test-original types docs lock clean
+.PHONY: help install demo test test-original test-gpu types docs lock clean
 
 help:
 	@echo "make demo     install, then pretrain on drawn images: kNN accuracy, masks, a backbone file"
 	@echo "make test     install, then format, lint, types, metafiles, the docs site and all tests"
 	@echo "make test-original  all tests beside the original mmengine, mmcv, mmdet, ... (.venv-original)"
+	@echo "make test-gpu the tests that need a GPU, on one"
 	@echo "make lock     renew requirements.lock: the newest versions that requirements*.txt allow"
 	@echo "make types    check the type annotations of the heart and the public API"
 	@echo "make docs     build the docs site, warnings as errors, into $(SITE)"
@@ -56,6 +57,9 @@ test: install
 test-original:
 	@$(MAKE) install VENV='$(VENV)-original' STACK=original TORCH=2.5.1 TORCHVISION=0.20.1
 	@'$(VENV)-original/bin/python' -m pytest -n auto
+
+test-gpu: install
+	@MMSALMASK_TEST_GPU=1 $(RUN) -m pytest -m gpu
 
 types: install
 	@$(RUN) -m mypy $(TYPED)

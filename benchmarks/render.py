@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -100,7 +101,7 @@ def every_model() -> list[dict]:
 
 def figures() -> str:
     """Methods on MoCo v2: what they mask, how they did here, what a step costs, the paper's."""
-    study, prices = result("study_small.json")["results"], result("pretrain_cost_cpu.json")
+    study, prices = result("study_small.json")["results"], result("pretrain_cost_gpu.json")
     paper = {
         row["method"]: row["imagenet100_top1"]
         for row in published_table("table1_linear.csv")
@@ -220,8 +221,8 @@ def paper_ratio(name: str) -> float | None:
     return None if "no hard negative" in name else published_cost().get(name.split(",")[0])
 
 
-def price_list() -> str:
-    return price_rows(result("pretrain_cost_cpu.json"))
+def price_list(where: str) -> str:
+    return price_rows(result(f"pretrain_cost_{where}.json"))
 
 
 def price_rows(data: dict) -> str:
@@ -282,6 +283,21 @@ def predictions() -> str:
                 sums[gpu] = sums.get(gpu, 0) + 1000 * seconds
         rows.append([name, *(f"{sum_:.0f}" for sum_ in sums.values())])
     return markdown(["predicted ms of a step", *sums], rows) + origin(data)
+
+
+def traffic_on_a_gpu() -> str:
+    """Milliseconds of each stage, as predicted and as measured there, by method."""
+    data = result("traffic_gpu.json")
+    names = [*data["results"]]
+    shown = {name: data["results"][name] for name in (names[0], names[-1])}
+    rows = []
+    for stage in shown[names[-1]]:
+        told = [stages.get(stage) for stages in shown.values()]
+        pairs = [(one["predicted"]["H100"], one["measured"]) if one else () for one in told]
+        cells = [[f"{1000 * seconds:.1f}" for seconds in pair] or ["", ""] for pair in pairs]
+        rows.append([stage, *chain.from_iterable(cells)])
+    header = [f"{name}: {word} ms" for name in shown for word in ("predicted", "measured")]
+    return markdown(["stage", *header], rows) + origin(data)
 
 
 def two_processes() -> str:
@@ -394,16 +410,19 @@ def mask_probe() -> str:
 
 
 def imagenette_128() -> str:
-    """kNN by epoch of the runs at 128 px."""
-    data = result("imagenette_128.json")
-    curves = {name: dict(runs["0"]["curves"]["knn_top1"]) for name, runs in data["results"].items()}
+    """kNN by epoch of the runs at 128 px, those of each machine beneath each other."""
+    measured, curves = result("imagenette_128.json"), {}
+    for data in measured:
+        for name, runs in data["results"].items():
+            curve = dict(runs["0"]["curves"]["knn_top1"])
+            curves[f"{name}, {data['hardware'].split()[1]}", runs["0"]["last_epoch"]] = curve
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     rows = [
-        [name, *(f"{curve[epoch]:.1f}" if epoch in curve else "–" for epoch in epochs)]
-        for name, curve in curves.items()
+        [name, str(last), *(f"{curve[epoch]:.1f}" if epoch in curve else "–" for epoch in epochs)]
+        for (name, last), curve in curves.items()
     ]
-    header = ["pretraining", *(f"epoch {epoch}" for epoch in epochs)]
-    return markdown(header, rows) + origin(data)
+    header = ["pretraining, GPU", "stopped in epoch", *(f"kNN at {epoch}" for epoch in epochs)]
+    return markdown(header, rows) + "".join(map(origin, measured))
 
 
 def study_tuning() -> str:
@@ -567,7 +586,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "localizers": localizers,
     "cached saliency": cached_saliency,
     "pipeline": pipeline,
-    "price list": price_list,
+    "price list": lambda: price_list("cpu"),
+    "price list on a gpu": lambda: price_list("gpu"),
     "figures": figures,
     "model zoo": model_zoo,
     "published linear": lambda: published("table1_linear.csv", LEARNER | LINEAR),
@@ -579,6 +599,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "processes": processes,
     "traffic": traffic,
     "predictions": predictions,
+    "traffic on a gpu": traffic_on_a_gpu,
     "two processes": two_processes,
     "versions": versions,
     "bad files": bad_files,

@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 
+from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.errors import InputError
 
 # Words of CUDA's allocator, of cuDNN's and cuBLAS's workspaces, and of the CPU's allocator.
@@ -57,11 +58,12 @@ def memory_told(runner) -> Iterator[None]:
         failed = error
     else:
         return
-    batch = runner.train_dataloader.batch_size
+    # That of the sampler, which every loader has: one that is given its batches has no other.
+    batch = runner.train_dataloader.batch_sampler.batch_size
     # The frames of the error hold the tensors of the step that failed.
     told, failed.__traceback__ = str(failed).splitlines()[0][:120], None
     advice = f"try {max(1, batch // 2)}"
-    if torch.cuda.is_available() and get_world_size() == 1:
+    if _on_one_gpu():
         fitting = _measured_batch(runner, batch, _cuda_peak, _cuda_room())
         advice = f"{fitting} should fit" if fitting else "not even a few images fit, use less size"
     raise InputError(
@@ -93,7 +95,7 @@ def _measured_batch(
     """Measure steps of the runner's model on its own images, and conclude."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model.zero_grad(set_to_none=True)
-    small = max(1, min(8, limit // 4))
+    small = max(2, min(8, limit // 4))  # BatchNorm needs two
     try:
         peaks = tuple(peak(lambda n=n: _step(runner, model, n)) for n in (small, 2 * small))
     except RuntimeError as error:
@@ -105,7 +107,8 @@ def _measured_batch(
 
 def _step(runner, model, images: int) -> None:
     loader = runner.train_dataloader
-    batch = loader.collate_fn([loader.dataset[i % len(loader.dataset)] for i in range(images)])
+    dataset = unseeded(loader.dataset)
+    batch = loader.collate_fn([dataset[i % len(dataset)] for i in range(images)])
     with runner.optim_wrapper.optim_context(model):
         losses = model(**model.data_preprocessor(batch, True), mode="loss")
         loss, _ = model.parse_losses(losses)
@@ -119,6 +122,10 @@ def _cuda_peak(step: Callable[[], None]) -> float:
     torch.cuda.reset_peak_memory_stats()
     step()
     return float(torch.cuda.max_memory_allocated())
+
+
+def _on_one_gpu() -> bool:
+    return torch.cuda.is_available() and get_world_size() == 1
 
 
 def _cuda_room() -> float:

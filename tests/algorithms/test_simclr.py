@@ -147,7 +147,7 @@ def test_running_statistics_are_counted_again_after_an_error():
     assert model.backbone.bn1.num_batches_tracked == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="SyncBN is for GPUs")
+@pytest.mark.gpu
 def test_synchronised_statistics_are_kept_alike():
     norm = nn.SyncBatchNorm(3).cuda()
     before = {name: value.clone() for name, value in norm.state_dict().items()}

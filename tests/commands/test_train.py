@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from running import Outcome, run_tool
 
+from mmsalmask.algorithms import MaskedMoCo
 from mmsalmask.config import config_file, load_config
+from mmsalmask.engine import out_of_memory
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,8 +194,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_lost(place, mistake):
-    if mistake == "loss scaling" and torch.cuda.is_available():
-        pytest.skip("a GPU can do it")
     (place / "empty").mkdir(exist_ok=True)
     (place / "texts").mkdir(exist_ok=True)
     (place / "texts" / "notes.txt").touch()
@@ -454,6 +454,45 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_kept(place):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+# --------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(("gpu", "advice"), [(False, "try 4"), (True, "6 should fit")])
+def test_a_batch_that_does_not_fit_is_told_with_one_that_does(place, monkeypatch, gpu, advice):
+    """On a GPU by steps of the runner's own model and images, whose peaks are made up here."""
+
+    def short(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    steps = []
+
+    def peak(step):
+        step()
+        steps.append(step)
+        return 10.0 * len(steps)  # of two images, then of four
+
+    monkeypatch.setattr(MaskedMoCo, "train_step", short)
+    monkeypatch.setattr(out_of_memory, "_cuda_peak", peak)
+    monkeypatch.setattr(out_of_memory, "_cuda_room", lambda: 34 / 0.9)
+    monkeypatch.setattr(out_of_memory, "_on_one_gpu", lambda: gpu)
+    monkeypatch.setattr(out_of_memory, "_memory", lambda: "the memory")
+    told = run(place, work=f"big-{gpu}", **{"train_dataloader.batch_size": 8}).sentence()
+    assert told.startswith(
+        f"a batch of 8 images does not fit into the memory: set the batch size lower ({advice})"
+    )
+    assert len(steps) == 2 * gpu
+
+
+@pytest.mark.gpu
+def test_a_batch_that_a_gpu_cannot_hold_is_told_with_one_that_fits(place):
+    torch.cuda.set_per_process_memory_fraction(0.05)
+    try:
+        told = run(place, work="big-real", **{"train_dataloader.batch_size": 8, SIZE: 3072})
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert told.sentence().startswith("a batch of 8 images does not fit into the ")
+
+
 # ------------------------------------------------------------------------------------ precision
 
 
@@ -461,8 +500,7 @@ def test_a_full_disk_ends_in_one_sentence_with_the_last_checkpoint_kept(place):
 def test_sixteen_bits_train_on_any_device(place, dtype):
     done = run(place, "--amp", dtype, work=dtype)
     assert done.status == 0
-    warned = "most only imitate sixteen bits" in done.out + done.err
-    assert warned != torch.cuda.is_available()
+    assert "most only imitate sixteen bits" in done.out + done.err
     state = torch.load(place / dtype / "epoch_1.pth", weights_only=False)
     assert {value.dtype for value in state["state_dict"].values()} == {torch.float32, torch.int64}
     for value in state["state_dict"].values():

@@ -29,13 +29,7 @@ pytestmark = pytest.mark.skipif(
     not mmcv._ext.__file__.endswith(".py"), reason="this mmcv has compiled operators, which win"
 )
 on_each_device = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-        ),
-    ],
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 )
 
 

@@ -246,7 +246,6 @@ def test_workers_cannot_persist_where_there_are_none():
     assert refusal(build_runner, cfg).startswith("val_dataloader.persistent_workers needs workers")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs can be joined by any launcher")
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_without_gpus_only_torchrun_joins_processes(launcher):
     assert "only --launcher pytorch" in refusal(build_runner, config(launcher=launcher))

@@ -360,8 +360,6 @@ def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
 
 @pytest.mark.parametrize("device", ["gpuuu", "cuda"])
 def test_the_tool_refuses_a_device_that_is_not_there(capsys, shapes, config_file, device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("it is there")
     words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32)
     status, _, err = run(capsys, config_file, "none", *words, "--device", device)
     told = f"error: --device {device}: this machine has no such device for PyTorch, but cpu"

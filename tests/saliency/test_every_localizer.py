@@ -127,7 +127,7 @@ def test_half_images_give_the_map_of_their_float32_copy(localizer, dtype):
 
 
 @pytest.mark.parametrize("localizer", WEIGHT_FREE)
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu
 def test_cuda_and_cpu_agree(localizer):
     images = scene(4, 90, 75)
     actual = localizer()(images.cuda()).cpu()

@@ -93,7 +93,7 @@ def test_it_returns_float32_and_moves_only_when_the_device_changes():
     assert frozen.module.moves == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.gpu
 def test_it_follows_the_images_to_cuda_and_back(trunk):
     frozen = Frozen(BackboneSaliency(copy.deepcopy(trunk)))
     images = torch.randn(2, 3, 64, 64)

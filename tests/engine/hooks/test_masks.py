@@ -323,7 +323,7 @@ def test_a_training_step_never_waits_for_the_device(part):
     assert waits.count == 1  # the count does count
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA alone can tell every wait")
+@pytest.mark.gpu
 @pytest.mark.parametrize("part", STRATEGIES, ids=lambda part: part.__name__)
 def test_a_training_step_on_a_gpu_never_waits_for_it(part):
     net, batch, wrapper = trained(part, "cuda")
