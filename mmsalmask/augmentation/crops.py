@@ -6,6 +6,7 @@ cutting, resizing and flipping are two matrix products on the device.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -88,8 +89,12 @@ def crop_and_resize(
     number, channels, height, width = images.shape
     x0, y0, x1, y1 = boxes.unbind(1)
     upright = torch.zeros_like(flip)
-    rows = _resize_matrices(number, y0, y1, upright, height, size, interpolation, images.device)
-    columns = _resize_matrices(number, x0, x1, flip, width, size, interpolation, images.device)
+    made = partial(_resize_matrices, number, size, interpolation, images.device)
+    if height == width:  # both by the same kernels
+        both = map(torch.cat, ((y0, x0), (y1, x1), (upright, flip)))
+        rows, columns = made(width, *both).chunk(2, 1)
+    else:
+        rows, columns = made(height, y0, y1, upright), made(width, x0, x1, flip)
     # Rows of all channels lie side by side, and so do both views of an image: one large product.
     pixels = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     low = rows.flatten(1, 2) @ pixels.flatten(2)
@@ -108,13 +113,13 @@ def _between(uniform: Tensor, limits: tuple[float, float]) -> Tensor:
 
 def _resize_matrices(
     number: int,
-    start: Tensor,
-    end: Tensor,
-    flip: Tensor,
-    source: int,
     size: int,
     interpolation: str,
     device: torch.device,
+    source: int,
+    start: Tensor,
+    end: Tensor,
+    flip: Tensor,
 ) -> Tensor:
     """(N, V, size, source) on the device: row i holds the weights of output pixel i.
 
