@@ -7,7 +7,7 @@ updated parameters: normalising, masking, encoding, optimizer, momentum encoder 
 
     python benchmarks/pretrain_cost.py --json benchmarks/results/pretrain_cost_cpu.json
     python benchmarks/pretrain_cost.py --device cuda --depth 50 --size 224 --batch 128 \\
-        --queue 65536 --amp bfloat16 --json benchmarks/results/pretrain_cost_gpu.json
+        --queue 65536 --amp bfloat16 --steps 5 --json benchmarks/results/pretrain_cost_gpu.json
 
 The localizers: "online" is a frozen ResNet of the encoder's depth that looks at both views, up to
 its last stage whose map is no coarser than the patch grid (at 224 px the paper's, but for its
@@ -121,12 +121,13 @@ class Method:
             fuse_optimizers(config)
         return config
 
-    def step(self, views: list[torch.Tensor]) -> float:
-        """Seconds of one step."""
-        data = self._data(views)
+    def step(self, views: list[torch.Tensor], number: int = 1) -> float:
+        """Seconds of one step, of so many that follow each other without waiting for the device."""
+        every = [self._data(views) for _ in range(number)]
         with self._timed("step"):
-            self.model.train_step(data, self.optimizer)
-        return self.seconds["step"]
+            for data in every:
+                self.model.train_step(data, self.optimizer)
+        return self.seconds["step"] / number
 
     def waits(self, views: list[torch.Tensor]) -> int:
         """How often a step makes the host wait for the GPU, as CUDA's debug mode tells it."""
@@ -243,7 +244,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     for round_ in range(options.rounds):
         views = batch(options, round_)
         for name, method in built.items():
-            times[name].append(method.step(views))
+            times[name].append(method.step(views, options.steps))
         for name, method in built.items():
             if not name.startswith("ADIOS"):  # it masks inside its own step
                 parts[name].append(method.parts(views))
@@ -389,6 +390,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--queue", type=int, default=512, help="length (%(default)s)")
     parser.add_argument("--amp", choices=["float16", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1,
+        help="timed together, as in training, where the host runs ahead of a GPU (%(default)s)",
+    )
     parser.add_argument("--plain-step", action="store_true", help="as with fast_step=False")
     parser.add_argument("--memory", action="store_true", help="peak memory on a CPU, too (Linux)")
     parser.add_argument(
@@ -413,7 +420,17 @@ def main() -> None:
     results = measure(options)
     show(results, options)
     if options.json:
-        settings = ("device", "depth", "size", "batch", "queue", "amp", "rounds", "plain_step")
+        settings = (
+            "device",
+            "depth",
+            "size",
+            "batch",
+            "queue",
+            "amp",
+            "rounds",
+            "steps",
+            "plain_step",
+        )
         told = {key: getattr(options, key) for key in settings}
         write_result(options.json, {**provenance(seed=0), "settings": told, "results": results})
     if options.chart:
