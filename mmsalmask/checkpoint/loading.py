@@ -326,6 +326,8 @@ _ALLOWED = [
     *(_named(_scalar, f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
     # Pickles of protocol 2 use the names of Python 2; not every torch translates them.
     *(_named(_history_method, module, "getattr") for module in ("builtins", "__builtin__")),
+    # Bytes in pickles of protocol 2; torch allows this itself from 2.5 on.
+    _named(lambda text, encoding="latin1": text.encode("latin1"), "_codecs", "encode"),
     # Items are set into dict, OrderedDict and Counter alone, so a defaultdict is read as a dict.
     _named(lambda *_: {}, "collections", "defaultdict"),
     *(list, dict, set, int, float),
