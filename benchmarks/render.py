@@ -377,6 +377,7 @@ def _runs_origin(data: dict) -> str:
     runs = [run for by_seed in data["results"].values() for run in by_seed.values()]
     found = {
         f"commit {run['commit']}, {run['hardware']}, torch {run['torch']}"
+        + (f", {run['amp'] or 'float32'}" if "amp" in run else "")
         for run in runs
         if run.get("pretraining_seconds") and "commit" in run
     }

@@ -413,7 +413,7 @@ def finished_runs(options: argparse.Namespace) -> dict:
     for file in sorted((options.out / "runs").glob("*/seed_*/result.json")):
         result, run = (json.loads(path.read_text()) for path in (file, file.with_name("run.json")))
         if "top1" in result and run["name"] in results and run["seed"] in options.seeds:
-            results[run["name"]][str(run["seed"])] = result
+            results[run["name"]][str(run["seed"])] = {**result, "amp": run["amp"]}
     return {row: runs for row, runs in results.items() if runs}
 
 
@@ -427,7 +427,7 @@ def earlier_runs(options: argparse.Namespace) -> dict:
     if options.json is None or not options.json.is_file():
         return {}
     data = json.loads(options.json.read_text())
-    free = {"seeds": None, "jobs": None}
+    free = dict.fromkeys(("seeds", "jobs", "amp"))  # each run tells its own precision
     if {**data["recipe"], **free} != {**plain(constants(options)), **free}:
         raise InputError(f"{options.json} holds runs of another recipe: give another file")
     return data["results"]

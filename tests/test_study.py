@@ -28,17 +28,18 @@ def test_the_page_takes_the_runs_that_are_done(tmp_path):
     for row, seed, done in (("a b", 0, True), ("a b", 1, False), ("c", 0, True), ("a b", 7, True)):
         folder = tmp_path / "runs" / row.replace(" ", "-") / f"seed_{seed}"
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({"name": row, "seed": seed}))
+        told = {"name": row, "seed": seed, "amp": "bfloat16"}
+        (folder / "run.json").write_text(json.dumps(told))
         (folder / "result.json").write_text(json.dumps({"top1": 50.0} if done else {}))
     given = options(tmp_path, rows=["a b", "other"])
-    assert study.finished_runs(given) == {"a b": {"0": {"top1": 50.0}}}
+    assert study.finished_runs(given) == {"a b": {"0": {"top1": 50.0, "amp": "bfloat16"}}}
 
 
 def test_runs_of_other_machines_stay_in_the_file(tmp_path):
     given = options(tmp_path, json=tmp_path / "a.json")
     assert study.earlier_runs(given) == {}
     earlier = {"mean": {"1": {"top1": 1}}, study.BASELINE: {"0": {"top1": 2}, "1": {"top1": 3}}}
-    recipe = {**study.constants(given), "seeds": [7], "jobs": 9}
+    recipe = {**study.constants(given), "seeds": [7], "jobs": 9, "amp": "bfloat16"}
     given.json.write_text(json.dumps({"recipe": recipe, "results": earlier}))
     assert study.earlier_runs(given) == earlier
     both = study.joined(earlier, {study.BASELINE: {"1": {"top1": 4}}, "blur": {"1": {"top1": 5}}})
