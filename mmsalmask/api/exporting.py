@@ -1,6 +1,7 @@
 """A backbone for other libraries, and an encoder as ONNX."""
 
 import os
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,7 +57,8 @@ def export(
         The file.
 
     Raises:
-        InputError: the net has no place under those names, a package is missing, or the file's
+        InputError: the net has no place under those names, a package is missing or, for ONNX, torch
+            is older than 2.5, or the file's
             name does not fit.
 
     Example:
@@ -113,6 +115,8 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
         raise InputError(
             f"{encoder.name} learned from plain images, it has no filter: leave filter_inside out"
         )
+    if "dynamic_shapes" not in signature(torch.onnx.export).parameters:
+        raise InputError(f"format 'onnx' needs torch 2.5 or newer, this is {torch.__version__}")
     device, training = encoder.device, encoder.training
     net = Filtered(encoder) if filter_inside else encoder
     net.cpu().eval()

@@ -7,7 +7,9 @@ installing them costs no import of torch, mmengine or mmcv, and needs none of th
 import os
 import sys
 import warnings
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -102,6 +104,15 @@ def leave_multimodal_models_out(dependency) -> None:
         dependency.WITH_MULTIMODAL = False
 
 
+def import_optimizers_quietly(dist) -> None:
+    """mmengine imports torch's functional optimizers next, of which torch 2.4 and 2.5 warn users.
+
+    They do so whatever the filters say, and nobody here has asked for one.
+    """
+    with warnings.catch_warnings(record=True), suppress(ImportError):
+        import_module("torch.distributed.optim")
+
+
 def format_texts_once(yapf_api) -> None:
     """mmengine formats a run's config text half a dozen times, for seconds each if it is long."""
     format_code, known = yapf_api.FormatCode, {}
@@ -126,6 +137,7 @@ def format_texts_once(yapf_api) -> None:
 AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": prepare_lookup,
+    "mmengine.dist": import_optimizers_quietly,
     "mmengine.logging": print_no_debugging,
     "mmengine.config.config": leave_own_configs_unmarked,
     "mmpretrain.utils.dependency": leave_multimodal_models_out,
