@@ -57,9 +57,8 @@ def export(
         The file.
 
     Raises:
-        InputError: the net has no place under those names, a package is missing or, for ONNX, torch
-            is older than 2.5, or the file's
-            name does not fit.
+        InputError: the net has no place under those names, a package is missing, torch is older
+            than ONNX needs (2.5), or the file's name does not fit.
 
     Example:
         >>> import mmsalmask as sm
