@@ -1,7 +1,6 @@
 """A backbone for other libraries, and an encoder as ONNX."""
 
 import os
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,7 +57,7 @@ def export(
 
     Raises:
         InputError: the net has no place under those names, a package is missing, torch is older
-            than ONNX needs (2.5), or the file's name does not fit.
+            than ONNX needs (2.6), or the file's name does not fit.
 
     Example:
         >>> import mmsalmask as sm
@@ -114,8 +113,8 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
         raise InputError(
             f"{encoder.name} learned from plain images, it has no filter: leave filter_inside out"
         )
-    if "dynamic_shapes" not in signature(torch.onnx.export).parameters:
-        raise InputError(f"format 'onnx' needs torch 2.5 or newer, this is {torch.__version__}")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):  # they cannot convert BatchNorm
+        raise InputError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
     device, training = encoder.device, encoder.training
     net = Filtered(encoder) if filter_inside else encoder
     net.cpu().eval()

@@ -25,10 +25,13 @@ _GROUPS = {
     ),
     "optional": ("timm", "onnx", "onnxruntime", "onnxscript"),
 }
-# Either line of OpenMMLab's distributions is supported; the second one is not tested in full.
-_OTHER_NAMES = {f"onedl-{name}": name for name in ("mmengine", "mmcv", "mmpretrain")} | {
-    "onedl-mmdetection": "mmdet",
-    "onedl-mmsegmentation": "mmsegmentation",
+# Either line of OpenMMLab's distributions is supported; these are the original ones.
+_OTHER_NAMES = {
+    "onedl-mmengine": ("mmengine",),
+    "onedl-mmcv": ("mmcv", "mmcv-lite"),
+    "onedl-mmpretrain": ("mmpretrain",),
+    "onedl-mmdetection": ("mmdet",),
+    "onedl-mmsegmentation": ("mmsegmentation",),
 }
 
 
@@ -65,15 +68,14 @@ def installed(name: str, wanted: str) -> tuple[bool, str]:
     """Whether a distribution is there in a supported version, and what to say of it."""
     from packaging.specifiers import SpecifierSet
 
-    for distribution in (name, _OTHER_NAMES.get(name)):
+    for distribution in (name, *_OTHER_NAMES.get(name, ())):
         try:
-            found = version(distribution) if distribution else None
+            found = version(distribution)
         except PackageNotFoundError:
             continue
-        if found and (distribution != name or SpecifierSet(wanted).contains(found, True)):
+        if distribution != name or SpecifierSet(wanted).contains(found, True):
             return True, f"{distribution} {found}"
-        if found:
-            return False, f"{distribution} {found} (supported: {wanted})"
+        return False, f"{distribution} {found} (supported: {wanted})"
     return False, f"{name} missing{f' (supported: {wanted})' if wanted else ''}"
 
 
