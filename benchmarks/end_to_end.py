@@ -38,12 +38,8 @@ LOGGED = 10  # steps of a log line
 def random_views(options: argparse.Namespace) -> float:
     """Images per second of steps on views that are there, with no wait between them."""
     method, views = Method(options, *methods()["plain"]), batch(options, 0)
-    data = {"inputs": views, "data_samples": [None] * options.batch}
-    for number in range(options.warm_up + options.steps):
-        if number == options.warm_up:
-            start = method.now()
-        method.model.train_step({**data, "inputs": list(views)}, method.optimizer)
-    return options.steps * options.batch / (method.now() - start)
+    method.step(views, options.warm_up)
+    return options.batch / method.step(views, options.steps)
 
 
 def trained(options: argparse.Namespace, way: str, photos: Path, folder: Path) -> dict:

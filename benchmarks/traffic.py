@@ -32,7 +32,6 @@ run on the GPU that is there, and each stage's time stands beside what was predi
 import argparse
 import math
 import statistics
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -236,14 +235,9 @@ class Clock:
     So the host's own time counts where it is longer than the GPU's.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, defaultdict(float)
-        self._stages, self._since = ["encoder"], self._now()
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.seconds, self._now = defaultdict(float), now
+        self._stages, self._since = ["encoder"], now()
 
     def _change(self) -> None:
         """What has passed since the last change goes to the stage that ran."""
@@ -269,7 +263,7 @@ class Clock:
 def measure(options: argparse.Namespace, name: str) -> dict[str, float]:
     """Stage → seconds of a step of a method on ``options.device``, the median of steps."""
     method, wrappers = prepare(options, name)
-    clock, laps = Clock(method.device), []
+    clock, laps = Clock(method.now), []
     _attribute_stages(method, wrappers, clock.stage)
     for _ in range(options.warm_up + options.steps):
         clock.lap()
