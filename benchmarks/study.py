@@ -134,6 +134,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         [f"{MASKER}.query_ratio=[0.0,0.0]", f"{STRATEGY}.focal_prob=0.0"],
     ),
     "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
+    "high-pass, ρ = 1": ("mocov2-salmask-highpass", ["model.head.penalty=1.0"]),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (
