@@ -417,18 +417,21 @@ def mask_probe() -> str:
 
 def imagenette_128() -> str:
     """kNN by epoch of the runs at 128 px, those of each machine beneath each other."""
-    measured, curves = result("imagenette_128.json"), {}
-    for data in measured:
-        for name, runs in data["results"].items():
-            curve = dict(runs["0"]["curves"]["knn_top1"])
-            curves[f"{name}, {data['hardware'].split()[1]}", runs["0"]["last_epoch"]] = curve
-    epochs = sorted({epoch for curve in curves.values() for epoch in curve})
-    rows = [
-        [name, str(last), *(f"{curve[epoch]:.1f}" if epoch in curve else "–" for epoch in epochs)]
-        for (name, last), curve in curves.items()
+    measured = result("imagenette_128.json")
+    runs = [
+        (f"{name}, {data['hardware'].split()[1]}", by_seed["0"])
+        for data in measured
+        for name, by_seed in data["results"].items()
     ]
-    header = ["pretraining, GPU", "stopped in epoch", *(f"kNN at {epoch}" for epoch in epochs)]
-    return markdown(header, rows) + "".join(map(origin, measured))
+    epochs = sorted({epoch for _, run in runs for epoch, _ in run["curves"]["knn_top1"]})
+    rows = []
+    for name, run in runs:
+        curve = dict(run["curves"]["knn_top1"])
+        cells = [f"{curve[epoch]:.1f}" if epoch in curve else "–" for epoch in epochs]
+        whole = [f"{run[key]:.1f}" if key in run else "–" for key in ("knn_top1", "linear_top1")]
+        rows.append([name, str(run["last_epoch"]), *cells, *whole])
+    header = ["pretraining, GPU", "last epoch", *(f"kNN at {epoch}" for epoch in epochs)]
+    return markdown([*header, "kNN", "linear"], rows) + "".join(map(origin, measured))
 
 
 def study_tuning() -> str:
