@@ -246,6 +246,7 @@ PARTS = {
             blur_prob=NO_SHARE,
             solarize_prob=NO_SHARE,
             flip_prob=NO_SHARE,
+            edges_prob=NO_SHARE,
         ),
     ),
     "LoadWhole": Part(MOCO, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),

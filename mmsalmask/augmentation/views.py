@@ -148,7 +148,7 @@ class RandomView:
             for (low, high), u, neutral in zip(self.factors, rest[:4], _NEUTRAL, strict=True)
         ]
         low, high = self.blur_sigma
-        # Drawn last and only if wanted: all else stays what it was for a seed.
+        # Only if wanted, so that recipes without edges draw what they always drew for a seed.
         edges = torch.rand(len(sizes) if self.edges_prob else 0, generator=generator)
         return Draws(
             box=box,
