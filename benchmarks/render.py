@@ -434,6 +434,15 @@ def imagenette_128() -> str:
     return markdown([*header, "kNN", "linear"], rows) + "".join(map(origin, measured))
 
 
+def spread_128() -> str:
+    """How far the embeddings of the last runs at 128 px spread, by epoch."""
+    found = result("imagenette_128.json")[-1]["results"]
+    curves = {name: dict(runs["0"]["curves"]["embedding_spread"]) for name, runs in found.items()}
+    epochs = [epoch for epoch in next(iter(curves.values())) if epoch % 20 in (0, 1)]
+    rows = [[name, *(f"{curve[e]:.2f}" for e in epochs)] for name, curve in curves.items()]
+    return markdown(["pretraining", *(f"epoch {epoch}" for epoch in epochs)], rows)
+
+
 def study_tuning() -> str:
     """kNN and linear top-1 of the recipes on held-out training photos, by seed."""
     data = result("study_tuning.json")
@@ -624,6 +633,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "endurance": endurance,
     "precision": precision,
     "imagenette at full size": imagenette_128,
+    "spread at full size": spread_128,
     "mask shares": mask_shares,
     "twin": lambda: twin(result("twin.json")),
 }
