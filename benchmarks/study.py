@@ -143,6 +143,14 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     ),
     "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
     "high-pass, ρ = 1": ("mocov2-salmask-highpass", ["model.head.penalty=1.0"]),
+    "high-pass, patches of the background alone": (
+        "mocov2-salmask-highpass",
+        [
+            f"{MASKER}.patches=background",
+            f"{MASKER}.query_ratio=[0.3,0.7]",
+            f"{MASKER}.hard_negatives=0",
+        ],
+    ),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (
