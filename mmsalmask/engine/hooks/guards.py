@@ -1,5 +1,6 @@
 """Numbers that must not go wrong unnoticed: non-finite steps, collapse, twins, flat maps."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,11 @@ class CollapseHook(_MaskerHook):
         super().before_train(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._queue = getattr(model, "queue", None)
-        if sentence := slow_keys(getattr(model, "momentum", None), runner.max_iters):
+        sentences = (
+            slow_keys(getattr(model, "momentum", None), runner.max_iters),
+            heavy_hard_negatives(model),
+        )
+        for sentence in filter(None, sentences):
             runner.logger.warning(sentence)
         self._embedding: Tensor | None = None
         neck = getattr(model, "neck", None)
@@ -278,6 +283,31 @@ def slow_keys(momentum: Any, steps: int) -> str | None:
 
 def _fits(momentum: float, steps: int) -> bool:
     return round(steps * (1 - momentum), 6) >= 10
+
+
+def heavy_hard_negatives(model: nn.Module) -> str | None:
+    """A warning of hard negatives that outweigh a queue of K keys long before they are alike.
+
+    In the loss a hard negative of similarity s to its query weighs e^{ρ·s/τ}, K keys unlike it
+    about K: as much at s = τ·ln K / ρ. The paper's 1.1 is never reached. Where the net has to push
+    its own image's hard negatives below half, it does so instead of spreading its embeddings.
+
+    Args:
+        model: anything; only a ``MaskedMoCo`` with hard negatives is looked at.
+    """
+    masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)
+    queue, head = getattr(model, "queue", None), getattr(model, "head", None)
+    if queue is None or not getattr(masker, "hard_negatives", 0) or head.penalty <= 0:
+        return None
+    whole = head.temperature * math.log(len(queue))
+    if whole >= 0.5 * head.penalty:
+        return None
+    return (
+        f"a hard negative outweighs the queue of {len(queue):,} keys from a similarity of "
+        f"{whole / head.penalty:.2f} on (model.head.temperature · ln(keys) / penalty; the paper's "
+        "recipe has 1.1), so that the embeddings may not spread: set model.head.penalty to "
+        f"{whole:.1f} or less, or a higher temperature"
+    )
 
 
 def share_of_twins(rows: Tensor) -> Tensor:

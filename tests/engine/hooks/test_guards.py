@@ -9,11 +9,13 @@ import torch
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from running import train_and_close
+from torch import nn
 
 from mmsalmask.engine import ExactRunner
 from mmsalmask.engine.hooks.guards import (
     CollapseHook,
     NonFiniteHook,
+    heavy_hard_negatives,
     share_of_twins,
     slow_keys,
     spread,
@@ -103,6 +105,36 @@ def test_a_momentum_too_high_for_a_short_training_is_warned_of(momentum, steps, 
 )
 def test_a_momentum_that_fits_is_not(momentum, steps):
     assert slow_keys(momentum, steps) is None
+
+
+def contrast(penalty=2.0, temperature=0.1, keys=4096, hard_negatives=1) -> nn.Module:
+    model = nn.Module()
+    model.queue = torch.zeros(keys, 8)
+    model.head = SimpleNamespace(penalty=penalty, temperature=temperature)
+    masker = SimpleNamespace(hard_negatives=hard_negatives)
+    model.data_preprocessor = SimpleNamespace(masker=masker)
+    return model
+
+
+def test_hard_negatives_that_outweigh_the_queue_are_warned_of_with_what_to_set():
+    told = heavy_hard_negatives(contrast())
+    assert "from a similarity of 0.42 on" in told
+    assert "set model.head.penalty to 0.8 or less" in told
+    assert heavy_hard_negatives(contrast(penalty=0.8)) is None
+
+
+@pytest.mark.parametrize(
+    "fits",
+    [
+        dict(temperature=0.2, keys=65_536),  # the paper's
+        dict(temperature=0.2),
+        dict(hard_negatives=0),
+        dict(penalty=0.0),
+    ],
+)
+def test_hard_negatives_that_do_not_are_not(fits):
+    assert heavy_hard_negatives(contrast(**fits)) is None
+    assert heavy_hard_negatives(nn.Module()) is None
 
 
 @pytest.mark.parametrize("kind", [float("inf"), float("nan"), "gradient"])
