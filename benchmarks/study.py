@@ -242,9 +242,6 @@ def parse_arguments() -> argparse.Namespace:
         options.rows = known
     if unknown := [row for row in options.rows if row not in known]:
         parser.error(f"--rows: there is no row {unknown[0]!r}, but {'; '.join(known)}")
-    if not options.tune:
-        # Every other row is compared with it, and the bootstrapped localizer is made of it.
-        options.rows = [row for row in CHOICES["all"] if row in {*options.rows, BASELINE}]
     return options
 
 
@@ -439,15 +436,26 @@ def constants(options: argparse.Namespace) -> dict[str, Any]:
     return {key: getattr(options, key) for key in ("scale", *SCALES[options.scale])}
 
 
-def earlier_runs(options: argparse.Namespace) -> dict:
-    """Results by row and seed that the file of --json holds, which are to stay in it."""
+def earlier_study(options: argparse.Namespace) -> dict:
+    """What the file of --json holds, whose runs are to stay in it; no results where it is none."""
     if options.json is None or not options.json.is_file():
-        return {}
+        return {"results": {}}
     data = json.loads(options.json.read_text())
     free = dict.fromkeys(("seeds", "jobs", "amp"))  # each run tells its own precision
     if {**data["recipe"], **free} != {**plain(constants(options)), **free}:
         raise InputError(f"{options.json} holds runs of another recipe: give another file")
-    return data["results"]
+    return data
+
+
+def with_baseline(options: argparse.Namespace, earlier: dict) -> list[str]:
+    """The rows to run: every other one is compared with the baseline of the same seed.
+
+    The baseline need not run where the file of --json holds its seeds. The bootstrapped localizer
+    is made of a checkpoint of it.
+    """
+    held = all(str(seed) in earlier["results"].get(BASELINE, {}) for seed in options.seeds)
+    added = set() if held and BOOTSTRAPPED not in options.rows else {BASELINE}
+    return [row for row in CHOICES["all"] if row in {*options.rows, *added}]
 
 
 def joined(earlier: dict, results: dict) -> dict:
@@ -460,8 +468,8 @@ def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
     """Run all rows, the bootstrapped one last; results by row and seed of what is finished."""
     if not options.finished:
         results = run_rows(options, plan(options), sides)
-        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
         if BOOTSTRAPPED in options.rows:
+            checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
             run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
     transfer(options)
     return finished_runs(options)
@@ -667,23 +675,25 @@ def write_page(data: dict, folder: Path) -> None:
 
 def main() -> None:
     options = parse_arguments()
-    origin, earlier = provenance(), earlier_runs(options)
+    origin, earlier = provenance(), earlier_study(options)
     sides = photo_sides(options)
     if options.tune:
-        results = finished_runs(options)
+        done = finished_runs(options)
         if not options.finished:
-            results = run_rows(options, plan(options), sides)
+            done = run_rows(options, plan(options), sides)
     else:
-        results = study(options, sides)
-        checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-    results = joined(earlier, results)
+        options.rows = with_baseline(options, earlier)
+        done = study(options, sides)
+    results = joined(earlier["results"], done)
     seeds = sorted({int(seed) for runs in results.values() for seed in runs})
-    data = {**origin, "seed": seeds, "recipe": constants(options), "results": results}
+    data = {**earlier, **origin, "seed": seeds, "recipe": constants(options), "results": results}
     if options.tune:
         data["trials"] = TRIALS
     else:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
+    if BASELINE in done and not options.tune:
+        checkpoint = done[BASELINE][str(options.seeds[0])]["checkpoint"]
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
     for file in filter(None, (options.out / "study.json", options.json)):
         write_result(file, data)

@@ -21,7 +21,7 @@ from mmsalmask.errors import InputError
 
 def options(out: Path, scale: str = "small", **others) -> Namespace:
     given = {"scale": scale, "out": out, "tune": False, "cfg_options": [], "curve": None, **others}
-    return Namespace(**study.SCALES[scale], **given)
+    return Namespace(**{**study.SCALES[scale], **given})
 
 
 def test_the_page_takes_the_runs_that_are_done(tmp_path):
@@ -37,11 +37,11 @@ def test_the_page_takes_the_runs_that_are_done(tmp_path):
 
 def test_runs_of_other_machines_stay_in_the_file(tmp_path):
     given = options(tmp_path, json=tmp_path / "a.json")
-    assert study.earlier_runs(given) == {}
+    assert study.earlier_study(given) == {"results": {}}
     earlier = {"mean": {"1": {"top1": 1}}, study.BASELINE: {"0": {"top1": 2}, "1": {"top1": 3}}}
     recipe = {**study.constants(given), "seeds": [7], "jobs": 9, "amp": "bfloat16"}
     given.json.write_text(json.dumps({"recipe": recipe, "results": earlier}))
-    assert study.earlier_runs(given) == earlier
+    assert study.earlier_study(given)["results"] == earlier
     both = study.joined(earlier, {study.BASELINE: {"1": {"top1": 4}}, "blur": {"1": {"top1": 5}}})
     assert list(both.items()) == [
         (study.BASELINE, {"0": {"top1": 2}, "1": {"top1": 4}}),
@@ -50,7 +50,16 @@ def test_runs_of_other_machines_stay_in_the_file(tmp_path):
     ]
     given.json.write_text(json.dumps({"recipe": {**recipe, "lr": 9}, "results": earlier}))
     with pytest.raises(InputError, match="of another recipe"):
-        study.earlier_runs(given)
+        study.earlier_study(given)
+
+
+def test_the_baseline_runs_unless_the_file_holds_its_seeds(tmp_path):
+    earlier = {"results": {study.BASELINE: {"0": {}, "1": {}}}}
+    alone, added = ["mean"], [study.BASELINE, "mean"]
+    assert study.with_baseline(options(tmp_path, rows=alone, seeds=[0, 1]), earlier) == alone
+    assert study.with_baseline(options(tmp_path, rows=alone, seeds=[1, 2]), earlier) == added
+    bootstrapped = options(tmp_path, rows=[study.BOOTSTRAPPED], seeds=[0])
+    assert study.with_baseline(bootstrapped, earlier) == [study.BASELINE, study.BOOTSTRAPPED]
 
 
 def run(right: np.ndarray) -> dict:
