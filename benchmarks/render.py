@@ -443,6 +443,18 @@ def spread_128() -> str:
     return markdown(["pretraining", *(f"epoch {epoch}" for epoch in epochs)], rows)
 
 
+def hard_weight() -> str:
+    """What a trial made of two weights of its hard negatives."""
+    rows = []
+    for name, runs in result("hard_weight_trials.json")["results"].items():
+        (run,) = runs.values()
+        spread = dict(run["curves"]["embedding_spread"])
+        told = [f"{spread[epoch]:.2f}" for epoch in (10, 15, 20)]
+        rows.append([name, *told, f"{run['knn_top1']:.1f}", f"{run['linear_top1']:.1f}"])
+    header = ["hard negatives", *(f"spread in epoch {epoch}" for epoch in (10, 15, 20))]
+    return markdown([*header, "kNN", "linear"], rows)
+
+
 def study_tuning() -> str:
     """kNN and linear top-1 of the recipes on held-out training photos, by seed."""
     data = result("study_tuning.json")
@@ -634,6 +646,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision,
     "imagenette at full size": imagenette_128,
     "spread at full size": spread_128,
+    "weight of hard negatives": hard_weight,
     "mask shares": mask_shares,
     "twin": lambda: twin(result("twin.json")),
 }

@@ -76,6 +76,7 @@ def scale(recipe: str, **run: Any) -> dict[str, Any]:
         "lr": optimizer.lr,
         "weight_decay": optimizer.weight_decay,
         "temperature": model.head.temperature,
+        "penalty": model.head.penalty,
         "queue": model.queue_len,
         "momentum": model.momentum,
         "neck": model.neck.type,
@@ -308,7 +309,7 @@ def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
             "zero_init_residual": c.zero_init,
         },
         "neck": neck(c.neck, 8 * c.width, c.hidden),
-        "head": {"temperature": c.temperature},
+        "head": {"temperature": c.temperature, "penalty": c.penalty},
     }
     if not recipe.startswith("simclr"):
         model |= {"queue_len": c.queue, "momentum": c.momentum}
