@@ -40,6 +40,7 @@ from PIL import Image, ImageOps
 from render import markdown, study_grids, study_hidden, study_localizers, study_rows
 from torch import Tensor
 
+from mmsalmask.algorithms.heads import HardNegativeContrastiveHead
 from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.cli import report_errors
 from mmsalmask.commands.linear import linear
@@ -60,11 +61,15 @@ from mmsalmask.visualization.gallery import Column, draw_columns, to_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
+PENALTY = HardNegativeContrastiveHead().penalty
 
 
 def scale(recipe: str, **run: Any) -> dict[str, Any]:
     """What every row of a scale shares: constants of a recipe of plain MoCo v2, how it is run."""
-    config = load_config(str(ROOT / "configs" / "imagenette" / f"{recipe}.py"))
+    config, masked = (
+        load_config(str(ROOT / "configs" / "imagenette" / f"{method}_{recipe}.py"))
+        for method in ("mocov2", "mocov2-salmask-highpass")
+    )
     model, loader = config.model, config.train_dataloader
     view, optimizer = model.data_preprocessor.augment.view, config.optim_wrapper.optimizer
     return {
@@ -76,7 +81,7 @@ def scale(recipe: str, **run: Any) -> dict[str, Any]:
         "lr": optimizer.lr,
         "weight_decay": optimizer.weight_decay,
         "temperature": model.head.temperature,
-        "penalty": model.head.penalty,
+        "penalty": masked.model.head.get("penalty", PENALTY),
         "queue": model.queue_len,
         "momentum": model.momentum,
         "neck": model.neck.type,
@@ -94,11 +99,9 @@ def scale(recipe: str, **run: Any) -> dict[str, Any]:
 # publishes for Imagenette.
 SCALES = {
     "small": scale(
-        "mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px", seeds=[0, 1, 2], jobs=2, amp=None
+        "resnet18-w16_1xb128-coslr-50e_imagenette-64px", seeds=[0, 1, 2], jobs=2, amp=None
     ),
-    "gpu": scale(
-        "mocov2_resnet18_1xb256-coslr-200e_imagenette-128px", seeds=[0], jobs=2, amp="bfloat16"
-    ),
+    "gpu": scale("resnet18_1xb256-coslr-200e_imagenette-128px", seeds=[0], jobs=2, amp="bfloat16"),
 }
 # Recipes that --tune compares: what they change in the scale's.
 TRIALS = {
@@ -309,7 +312,7 @@ def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
             "zero_init_residual": c.zero_init,
         },
         "neck": neck(c.neck, 8 * c.width, c.hidden),
-        "head": {"temperature": c.temperature, "penalty": c.penalty},
+        "head": {"temperature": c.temperature},
     }
     if not recipe.startswith("simclr"):
         model |= {"queue_len": c.queue, "momentum": c.momentum}
@@ -354,6 +357,12 @@ def trunk(width: int) -> dict:
     return dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **channels)
 
 
+def makes_hard_negatives(recipe: str, overrides: list[str]) -> bool:
+    config = load_config(_config(recipe), parsed(overrides))
+    masker = config.model.data_preprocessor.get("masker")
+    return masker is not None and masker.get("hard_negatives", 1) > 0
+
+
 def parsed(overrides: list[str]) -> dict[str, Any]:
     """Overrides KEY=VALUE as load_config takes them."""
     pairs = (pair.split("=", 1) for pair in overrides)
@@ -372,6 +381,8 @@ def plan(options: argparse.Namespace) -> Path:
             continue
         recipe, overrides, changed = trials()[name] if options.tune else (*ROWS[name], {})
         made = settings(recipe, {**vars(options), **changed})
+        if options.penalty != PENALTY and makes_hard_negatives(recipe, overrides):
+            made["model"]["head"]["penalty"] = options.penalty
         row = {"name": name, "config": _config(recipe), "overrides": overrides}
         rows.append({**row, "settings": made, "pretrain": name != UNTRAINED})
     return _write(options.out / "plan.yml", rows)

@@ -197,6 +197,11 @@ def plain(part):
         ("gpu", "plain MoCo v2", "mocov2_resnet18_1xb256-coslr-200e_imagenette-128px"),
         (
             "gpu",
+            "high-pass",
+            "mocov2-salmask-highpass_resnet18_1xb256-coslr-200e_imagenette-128px",
+        ),
+        (
+            "gpu",
             "high-pass, no hard negatives",
             "mocov2-salmask-highpass-nohard_resnet18_1xb256-coslr-200e_imagenette-128px",
         ),

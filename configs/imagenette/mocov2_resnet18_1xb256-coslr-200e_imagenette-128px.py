@@ -13,8 +13,7 @@ model = dict(
         hid_channels=2048,
         out_channels=128,
         with_avg_pool=True),
-    # Of hard negatives, which a row may add: with 2.0 they outweigh the queue (docs/masks.md).
-    head=dict(temperature=0.1, penalty=0.8))
+    head=dict(temperature=0.1))
 
 train_dataloader = dict(
     batch_size=256,

@@ -20,5 +20,6 @@ model = dict(
         hid_channels=2048,
         out_channels=128,
         with_avg_pool=True),
+    # Where there are hard negatives, their penalty is 2.0: model.head.penalty
     head=dict(
-        type='mmsalmask.HardNegativeContrastiveHead', temperature=0.2, penalty=2.0))
+        type='mmsalmask.HardNegativeContrastiveHead', temperature=0.2))
