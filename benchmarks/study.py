@@ -137,14 +137,6 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "mocov2-mscn",
         [f"{MASKER}.query_ratio=[0.0,0.0]", f"{STRATEGY}.focal_prob=0.0"],
     ),
-    "edges in half of the views, no masks": (
-        "mocov2",
-        ["model.data_preprocessor.augment.view.edges_prob=0.5"],
-    ),
-    "edges in half of the views, mean": (
-        "mocov2-salmask-mean",
-        ["model.data_preprocessor.augment.view.edges_prob=0.5", f"{MASKER}.hard_negatives=0"],
-    ),
     "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
     "high-pass, ρ = 1": ("mocov2-salmask-highpass", ["model.head.penalty=1.0"]),
     "high-pass, patches of the background alone": (

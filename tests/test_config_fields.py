@@ -246,7 +246,6 @@ PARTS = {
             blur_prob=NO_SHARE,
             solarize_prob=NO_SHARE,
             flip_prob=NO_SHARE,
-            edges_prob=NO_SHARE,
         ),
     ),
     "LoadWhole": Part(MOCO, f"{DATASET}.pipeline.0", dict(size=NO_COUNT)),

@@ -220,8 +220,8 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
                 f"have {len(self.mean)}: compute them with `mmsalmask data stats`"
             )
         MMLogger.get_current_instance().info(
-            f"images of {channels} channels: saturation, hue, grey, solarization and edges, which "
-            "colours have, are left out of their views"
+            f"images of {channels} channels: saturation, hue, grey and solarization, which colours "
+            "have, are left out of their views"
         )
 
     def _normalise(self, views: list[Tensor], flip: bool) -> list[Tensor]:

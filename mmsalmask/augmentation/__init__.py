@@ -4,14 +4,7 @@ Plain PyTorch. Nothing here knows about masks, saliency or losses; what a salien
 know of a view, it is told as :class:`~mmsalmask.saliency.crops.Crops`.
 """
 
-from mmsalmask.augmentation.colours import (
-    edges_on_grey,
-    gaussian_blur_each,
-    jitter,
-    shift_hue,
-    solarize,
-    to_grey,
-)
+from mmsalmask.augmentation.colours import gaussian_blur_each, jitter, shift_hue, solarize, to_grey
 from mmsalmask.augmentation.crops import crop_and_resize, random_boxes
 from mmsalmask.augmentation.views import DeviceAugmentation, RandomView
 
@@ -19,7 +12,6 @@ __all__ = [
     "DeviceAugmentation",
     "RandomView",
     "crop_and_resize",
-    "edges_on_grey",
     "gaussian_blur_each",
     "jitter",
     "random_boxes",

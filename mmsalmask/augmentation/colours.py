@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmsalmask.device import constant, upload
-from mmsalmask.masking.filters import high_pass
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # ITU-R 601, as Pillow, OpenCV and torchvision weigh.
@@ -127,11 +126,6 @@ def jitter_bands(images: Tensor, factors: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: float = 128) -> Tensor:
     """Invert the pixels from the threshold on."""
     return torch.where(images < threshold, images, 255 - images)
-
-
-def edges_on_grey(images: Tensor) -> Tensor:
-    """What the paper's high-pass filter leaves, on mid-grey, and clipped."""
-    return high_pass(images).add_(127.5).clamp_(0, 255)
 
 
 def gaussian_blur_each(images: Tensor, sigma: Tensor, largest: float) -> Tensor:

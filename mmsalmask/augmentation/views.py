@@ -12,7 +12,6 @@ import torch
 from torch import Generator, Tensor
 
 from mmsalmask.augmentation.colours import (
-    edges_on_grey,
     gaussian_blur_each,
     jitter,
     jitter_bands,
@@ -44,7 +43,6 @@ class Draws:
         order: (N, 4) of the four.
         grey, solarized: (N,) bool.
         sigma: (N,) of the blur, 0 where there is none.
-        edges: (N,) bool.
     """
 
     box: Tensor
@@ -55,11 +53,10 @@ class Draws:
     grey: Tensor
     solarized: Tensor
     sigma: Tensor
-    edges: Tensor
 
 
 class RandomView:
-    """One random view of each image: crop, colour jitter, greyscale, blur, solarization, edges.
+    """One random view of each image: crop, colour jitter, greyscale, blur, solarization, flip.
 
     Every step is drawn for each image on its own. Defaults are MoCo v2's (Chen et al. 2020).
 
@@ -79,9 +76,6 @@ class RandomView:
         blur_prob: of a blurred view.
         solarize_prob: of a solarized view, inverted from the level 128 on.
         flip_prob: of a view mirrored left to right.
-        edges_prob: of a view high-pass filtered to its edges and texture on mid-grey, so that two
-            views do not find each other by their colours. The encoder sees plain views, too, and
-            needs no filter downstream.
 
     Raises:
         InputError: for a share, probability or range that is none, or an unknown interpolation.
@@ -103,7 +97,6 @@ class RandomView:
         blur_prob: float = 0.5,
         solarize_prob: float = 0.0,
         flip_prob: float = 0.5,
-        edges_prob: float = 0.0,
     ) -> None:
         self.size = check_integer("size", size)
         self._check_strengths(brightness, contrast, saturation, hue)
@@ -119,7 +112,6 @@ class RandomView:
         self.blur_prob = check_share("blur_prob", blur_prob)
         self.solarize_prob = check_share("solarize_prob", solarize_prob)
         self.flip_prob = check_share("flip_prob", flip_prob)
-        self.edges_prob = check_share("edges_prob", edges_prob)
         check_interpolation(interpolation)
 
     @staticmethod
@@ -148,8 +140,6 @@ class RandomView:
             for (low, high), u, neutral in zip(self.factors, rest[:4], _NEUTRAL, strict=True)
         ]
         low, high = self.blur_sigma
-        # Only if wanted, so that recipes without edges draw what they always drew for a seed.
-        edges = torch.rand(len(sizes) if self.edges_prob else 0, generator=generator)
         return Draws(
             box=box,
             flip=flip < self.flip_prob,
@@ -159,7 +149,6 @@ class RandomView:
             grey=grey < self.grey_prob,
             solarized=solarized < self.solarize_prob,
             sigma=torch.where(blurred < self.blur_prob, low + (high - low) * spread, 0.0),
-            edges=edges < self.edges_prob if len(edges) else torch.zeros_like(jittered),
         )
 
 
@@ -178,7 +167,7 @@ def _change(views: Tensor, rows: Tensor, step: Callable[..., Tensor]) -> None:
 
 
 def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
-    """Jitter, grey, blur, solarize and filter the views for which it was drawn, in place.
+    """Jitter, grey, blur and solarize the views for which it was drawn, in place.
 
     Of views that are no colours, all but brightness, contrast and blur is left out.
     """
@@ -194,7 +183,6 @@ def _colour(views: Tensor, draws: Draws, largest_sigma: float) -> None:
     _change(views, draws.grey.nonzero()[:, 0], lambda part: to_grey(part).expand_as(part))
     _blur(views, draws, largest_sigma)
     _change(views, draws.solarized.nonzero()[:, 0], solarize)
-    _change(views, draws.edges.nonzero()[:, 0], edges_on_grey)
 
 
 def _blur(views: Tensor, draws: Draws, largest_sigma: float) -> None:

@@ -26,7 +26,6 @@ from mmsalmask.augmentation import (
 )
 from mmsalmask.data import read_image, read_whole
 from mmsalmask.errors import InputError
-from mmsalmask.masking import high_pass
 
 BASES = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 NUMBER = 6000
@@ -224,7 +223,7 @@ def test_crops_say_where_a_view_was_cut():
 
 def test_each_view_is_what_its_own_draws_say():
     """Image by image, step by step: groups and their order mix nothing up."""
-    view = RandomView(size=16, solarize_prob=0.3, edges_prob=0.4)
+    view = RandomView(size=16, solarize_prob=0.3)
     images, index, sizes = photo_batch(20)
     views, crops = DeviceAugmentation(view)(images, index, sizes, torch.Generator().manual_seed(2))
     generator = torch.Generator().manual_seed(2)
@@ -246,8 +245,6 @@ def test_each_view_is_what_its_own_draws_say():
                 expected = gaussian_blur_each(expected, draws.sigma[one], 2.0)
             if draws.solarized[i]:
                 expected = solarize(expected)
-            if draws.edges[i]:
-                expected = (high_pass(expected) + 127.5).clamp(0, 255)
             # Windows of a group are as large as its largest σ needs.
             assert torch.allclose(image, expected[0], atol=0.1)
 
@@ -260,21 +257,6 @@ def test_a_key_of_its_own_is_made_as_it_says():
     (first, second), _ = DeviceAugmentation(always, solarized)(*photo_batch())
     assert second.max() <= 128
     assert first.diff(dim=-1).abs().mean() < second.diff(dim=-1).abs().mean() / 2
-
-
-def test_edges_come_in_the_share_that_is_asked_for_and_leave_no_colour():
-    still = dict(size=32, jitter_prob=0, grey_prob=0, blur_prob=0)
-
-    def first_views(**settings):
-        images, index, sizes = photo_batch(200)
-        augment = DeviceAugmentation(RandomView(**still, **settings))
-        return augment(images // 4, index, sizes, torch.Generator().manual_seed(4))[0][0]
-
-    plain, some = first_views(), first_views(edges_prob=0.3)
-    filtered = (plain != some).flatten(1).any(1)
-    assert 0.2 < filtered.float().mean() < 0.4
-    assert (some[filtered].mean((2, 3)) - 127.5).abs().max() < 3
-    assert (plain[filtered].mean((2, 3)) - 127.5).abs().mean() > 10
 
 
 class DeviceCalls(TorchDispatchMode):
@@ -291,7 +273,7 @@ class DeviceCalls(TorchDispatchMode):
 
 
 def test_nothing_waits_for_the_device_and_no_image_has_work_of_its_own():
-    augment = DeviceAugmentation(RandomView(size=16, solarize_prob=0.2, edges_prob=0.2))
+    augment = DeviceAugmentation(RandomView(size=16, solarize_prob=0.2))
     calls = []
     for number in (24, 96):
         images, index, sizes = photo_batch(number)

@@ -219,7 +219,7 @@ def test_views_of_bands_change_brightness_contrast_and_sharpness_alone():
     images = 40 + 100 * torch.rand(6, 5, 40, 40) - 200 * torch.arange(5).view(5, 1, 1)
     sizes, index = torch.tensor([[40, 40]] * 6), torch.arange(6)
     still = dict(crop_area=(1, 1), crop_aspect=(1, 1), blur_prob=0, flip_prob=0, jitter_prob=0)
-    plain = RandomView(size=40, **still, grey_prob=1, solarize_prob=1, edges_prob=1)
+    plain = RandomView(size=40, **still, grey_prob=1, solarize_prob=1)
     views, _ = DeviceAugmentation(plain)(images, index, sizes)
     torch.testing.assert_close(views[0], images, rtol=1e-5, atol=1e-3)
     bright = RandomView(size=40, **{**still, "jitter_prob": 1}, contrast=0, grey_prob=0)
@@ -292,7 +292,7 @@ def test_bands_are_normalised_in_their_order_and_what_is_left_out_is_said_once(m
     torch.testing.assert_close(views[0], torch.zeros_like(views[0]), atol=1e-4, rtol=0)
     assert len(said) == 1
     assert "images of 13 channels" in said[0]
-    assert "saturation, hue, grey, solarization and edges" in said[0]
+    assert "saturation, hue, grey and solarization" in said[0]
     with pytest.raises(InputError, match=r"5 channels, but mean and std .* have 13"):
         preprocessor()(batch(5), training=True)
 

@@ -76,7 +76,7 @@ def test_the_loss_falls(run):
 
 def test_accuracy_picture_and_what_is_left_out_are_told(run):
     text = "\n".join(path.read_text() for path in run.rglob("*.log"))
-    assert "images of 13 channels: saturation, hue, grey, solarization and edges" in text
+    assert "images of 13 channels: saturation, hue, grey and solarization" in text
     assert "kNN after epoch 6: " in text
     with Image.open(run / "work" / "masks" / "epoch_1.png") as picture:
         assert picture.convert("RGB").getextrema()[0] != (255, 255)
