@@ -100,9 +100,11 @@ class Method:
 
     @staticmethod
     def _config(options: argparse.Namespace, recipe: str, hard: int) -> Config:
-        channels = 2048 if options.depth > 34 else 512
+        channels = (32 if options.depth > 34 else 8) * options.width
         overrides = {
             "model.backbone.depth": options.depth,
+            "model.backbone.base_channels": options.width,
+            "model.backbone.stem_channels": options.width,
             "model.neck.in_channels": channels,
             "model.neck.hid_channels": channels,
             "model.queue_len": options.queue,
@@ -294,7 +296,7 @@ def _peak_on_gpu(method: Method, views: list[torch.Tensor]) -> float:
 def _peak_alone(options: argparse.Namespace, name: str) -> float:
     """MB at the peak of a process that takes two steps of this method and nothing else."""
     own = [sys.executable, __file__, "--peak", name]
-    for key in ("depth", "size", "batch", "queue"):
+    for key in ("depth", "width", "size", "batch", "queue"):
         own += [f"--{key}", str(getattr(options, key))]
     return float(subprocess.run(own, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -385,6 +387,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--depth", type=int, default=18, help="of the ResNet (%(default)s)")
+    parser.add_argument("--width", type=int, default=64, help="channels of its first stage (64)")
     parser.add_argument("--size", type=int, default=64, help="pixels of a view (%(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="images (%(default)s)")
     parser.add_argument("--queue", type=int, default=512, help="length (%(default)s)")

@@ -330,6 +330,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", default=DEFAULT, help="as in pretrain_cost.py")
     parser.add_argument("--depth", type=int, default=50, help="of the ResNet (%(default)s)")
+    parser.add_argument("--width", type=int, default=64, help="of its first stage (%(default)s)")
     parser.add_argument("--size", type=int, default=224, help="pixels of a view (%(default)s)")
     parser.add_argument("--stored", type=int, default=288, help="of a whole image (%(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="images (%(default)s)")
@@ -360,8 +361,12 @@ def main() -> None:
                 row["measured"] = times.get(stage, 0.0)
     title = f"a step: ResNet-{options.depth}, {options.size} px, batch {options.batch}"
     show(results, title, options.gpu, options.clock)
+    if options.clock:
+        for name, stages in results.items():
+            whole = sum(row["measured"] for row in stages.values())
+            print(f"{name}: {whole / stages['encoder']['measured']:.2f} times its encoder")
     if options.json:
-        settings = ("depth", "size", "stored", "batch", "queue")
+        settings = ("depth", "width", "size", "stored", "batch", "queue")
         told = {key: getattr(options, key) for key in settings}
         write_result(options.json, {**provenance(seed=0), "settings": told, "results": results})
 
