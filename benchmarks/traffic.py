@@ -35,6 +35,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -277,11 +278,17 @@ def step(options: argparse.Namespace, method: Method) -> None:
     """One step of a method on stored images, which are whole and on the host."""
     number, stored = options.batch, options.stored
     data = {
-        "inputs": torch.zeros(number, 3, stored, stored, dtype=torch.uint8),
+        "inputs": noise(number, stored),
         "data_samples": [DataSample() for _ in range(number)],
         "source": {"image": torch.arange(number), "size": torch.tensor([[375, 500]] * number)},
     }
     method.model.train_step(data, method.optimizer)
+
+
+@cache
+def noise(number: int, side: int) -> Tensor:
+    """Images to take steps on, uint8 (N, 3, S, S): of black ones a CPU computes denormals."""
+    return torch.randint(0, 256, (number, 3, side, side), dtype=torch.uint8)
 
 
 def least_bytes(options: argparse.Namespace, method: Method) -> dict[str, float]:
