@@ -526,6 +526,22 @@ def twin(data: dict) -> str:
     return markdown(header, rows) + origin(data)
 
 
+def twin_and_study() -> str:
+    """The table of twin.py, its runner's line being the study's runs, of the same recipe."""
+    data = result("twin.json")
+    seeds = {seed for runs in data["results"].values() for seed in runs}
+    runs = {
+        seed: {
+            "top1": run["top1"],
+            "losses": [loss for _, loss in run["curves"]["loss"]],
+            "seconds": run["pretraining_seconds"],
+        }
+        for seed, run in result("study_small.json")["results"]["plain MoCo v2"].items()
+        if seed in seeds
+    }
+    return twin({**data, "results": {"runner": runs, **data["results"]}})
+
+
 def of_the_study(table: Callable[[dict], str]) -> Callable[[], str]:
     return lambda: table(result("study_small.json"))
 
@@ -648,7 +664,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "spread at full size": spread_128,
     "weight of hard negatives": hard_weight,
     "mask shares": mask_shares,
-    "twin": lambda: twin(result("twin.json")),
+    "twin": twin_and_study,
 }
 
 

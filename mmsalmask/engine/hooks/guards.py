@@ -166,7 +166,7 @@ def _file_names(batch: Any) -> Iterable[str]:
 
 @HOOKS.register_module()
 class CollapseHook(_MaskerHook):
-    """Log signs of collapse that a loss does not show, and warn of them.
+    """Log signs of collapse that a loss does not show, and warn of each when it appears.
 
     It adds to the log: ``embedding_spread``, the standard deviation of the neck's ℓ2-normalised
     embeddings over a batch, times √dimensions, which is near 1 for embeddings all over the sphere
@@ -190,6 +190,7 @@ class CollapseHook(_MaskerHook):
         self.spread = check_share("spread", spread)
         self.twins = check_share("twins", twins)
         self.flat = check_share("flat", flat)
+        self._new, self._told = True, set[str]()
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
@@ -236,24 +237,31 @@ class CollapseHook(_MaskerHook):
         found = dict(zip(found, values, strict=True))
         for name, value in found.items():
             runner.message_hub.update_scalar(f"train/{name}", value)
-        self._warn(runner.logger, found)
+        self._warn(runner.logger, found, (runner.iter + 1) / runner.max_iters)
 
-    def _warn(self, logger, found: dict[str, float]) -> None:
-        if not found.get("embedding_spread", 1.0) >= self.spread:
-            logger.warning(
-                f"the embeddings collapse: their spread is {found['embedding_spread']:.3f}, near 1 "
-                "if they use all directions; lower the learning rate, or check the views"
-            )
-        if not found.get("queue_twins%", 0.0) <= 100 * self.twins:
-            logger.warning(
-                f"{found['queue_twins%']:.0f} % of the queue's rows are there twice: the queue "
-                "holds more keys than the data has images, or the encoder tells none apart"
-            )
-        if not found.get("flat_saliency%", 0.0) <= 100 * self.flat:
-            logger.warning(
-                f"{found['flat_saliency%']:.0f} % of the saliency maps are flat or not finite, and "
-                "their images masked at random: check the localizer and the images"
-            )
+    def _warn(self, logger, found: dict[str, float], done: float) -> None:
+        """Tell each sign when it appears; ``done`` is the share of the training that is over."""
+        together = found.get("embedding_spread", 1.0)
+        # Those of a new net lie together, and a tenth of the training is theirs to part.
+        self._new = self._new and together < self.spread and done < 0.1
+        twins, flat = found.get("queue_twins%", 0.0), found.get("flat_saliency%", 0.0)
+        signs = {
+            "together": not together >= self.spread and not self._new,
+            "twins": not twins <= 100 * self.twins,
+            "flat": not flat <= 100 * self.flat,
+        }
+        sentences = {
+            "together": f"the embeddings collapse: their spread is {together:.3f}, near 1 if they "
+            "use all directions; lower the learning rate, or check the views",
+            "twins": f"{twins:.0f} % of the queue's rows are there twice: the queue holds more "
+            "keys than the data has images, or the encoder tells none apart",
+            "flat": f"{flat:.0f} % of the saliency maps are flat or not finite, and their images "
+            "masked at random: check the localizer and the images",
+        }
+        present = {sign for sign, appears in signs.items() if appears}
+        for sign in sorted(present - self._told):
+            logger.warning(sentences[sign])
+        self._told = present
 
 
 def spread(embeddings: Tensor) -> Tensor:

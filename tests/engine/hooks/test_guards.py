@@ -268,10 +268,25 @@ class Log:
     ],
 )
 def test_what_goes_wrong_is_warned_of(found, word):
-    log = Log()
-    CollapseHook()._warn(log, found)
+    log, hook = Log(), CollapseHook()
+    for _ in range(2):
+        hook._warn(log, found, done=0.5)
     assert len(log.lines) == (word is not None)
     assert all(word in line for line in log.lines)
+
+
+def test_a_new_net_is_not_warned_of_until_it_should_have_spread_and_a_fall_at_once():
+    def told(*seen):
+        log, hook = Log(), CollapseHook()
+        for done, together in seen:
+            hook._warn(log, {"embedding_spread": together}, done)
+        return len(log.lines)
+
+    assert told((0.01, 0.02), (0.05, 0.05), (0.09, 0.3)) == 0
+    assert told((0.01, 0.02), (0.11, 0.02), (0.12, 0.02)) == 1
+    assert told((0.01, 0.02), (0.02, 0.3), (0.03, 0.02)) == 1
+    assert told((0.5, 0.02), (0.6, 0.3), (0.7, 0.02)) == 2
+    assert told((0.01, float("nan"))) == 1
 
 
 @pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
