@@ -305,6 +305,22 @@ def traffic_on_a_gpu() -> str:
     return markdown(["stage", *header], rows) + origin(data)
 
 
+def traffic_on_a_cpu() -> str:
+    """Milliseconds of each stage on a CPU by method, and the whole step over its encoder."""
+    data = result("traffic_cpu.json")
+    measured = [
+        {stage: row["measured"] for stage, row in stages.items()}
+        for stages in data["results"].values()
+    ]
+    rows = [
+        [stage, *(f"{1000 * one[stage]:.0f}" if stage in one else "" for one in measured)]
+        for stage in measured[-1]
+    ]
+    whole = [f"{sum(one.values()) / one['encoder']:.2f}" for one in measured]
+    rows.append(["whole step / encoder", *whole])
+    return markdown(["stage", *(f"{name}: ms" for name in data["results"])], rows) + origin(data)
+
+
 def two_processes() -> str:
     data = result("two_processes.json")
     speeds = data["images_per_second"]
@@ -646,6 +662,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "traffic": traffic,
     "predictions": predictions,
     "traffic on a gpu": traffic_on_a_gpu,
+    "traffic on a cpu": traffic_on_a_cpu,
     "two processes": two_processes,
     "versions": versions,
     "bad files": bad_files,
