@@ -23,7 +23,7 @@ import argparse
 import json
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,10 +284,11 @@ def unpack(name: str, out: Path) -> Path:
 # ---------------------------------------------------------------------------------------- the runs
 
 
-def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
+def settings(recipe: str, constants: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict:
     """What the study changes in a demo recipe: the same for all rows but for ``constants``."""
     c = SimpleNamespace(**constants)
-    hooks = [dict(hook) for hook in load_config(_config(recipe)).custom_hooks]
+    config = load_config(_config(recipe), parsed(overrides))
+    hooks = [dict(hook) for hook in config.custom_hooks]
     for hook in hooks:
         if hook["type"] in ("mmsalmask.MaskGalleryHook", "mmsalmask.SlotGalleryHook"):
             hook["interval"] = c.epochs
@@ -306,6 +307,9 @@ def settings(recipe: str, constants: Mapping[str, Any]) -> dict:
         "neck": neck(c.neck, 8 * c.width, c.hidden),
         "head": {"temperature": c.temperature},
     }
+    masker = config.model.data_preprocessor.get("masker")
+    if c.penalty != PENALTY and masker and masker.get("hard_negatives", 1):
+        model["head"]["penalty"] = c.penalty  # refused where there are none
     if not recipe.startswith("simclr"):
         model |= {"queue_len": c.queue, "momentum": c.momentum}
         # Options of MaskedMoCo that ADIOS, whose step has two phases, does not have.
@@ -349,13 +353,7 @@ def trunk(width: int) -> dict:
     return dict(type="ResNet", depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **channels)
 
 
-def makes_hard_negatives(recipe: str, overrides: list[str]) -> bool:
-    config = load_config(_config(recipe), parsed(overrides))
-    masker = config.model.data_preprocessor.get("masker")
-    return masker is not None and masker.get("hard_negatives", 1) > 0
-
-
-def parsed(overrides: list[str]) -> dict[str, Any]:
+def parsed(overrides: Sequence[str]) -> dict[str, Any]:
     """Overrides KEY=VALUE as load_config takes them."""
     pairs = (pair.split("=", 1) for pair in overrides)
     return {key: yaml.safe_load(value) for key, value in pairs}
@@ -372,9 +370,7 @@ def plan(options: argparse.Namespace) -> Path:
         if name == BOOTSTRAPPED:
             continue
         recipe, overrides, changed = trials()[name] if options.tune else (*ROWS[name], {})
-        made = settings(recipe, {**vars(options), **changed})
-        if options.penalty != PENALTY and makes_hard_negatives(recipe, overrides):
-            made["model"]["head"]["penalty"] = options.penalty
+        made = settings(recipe, {**vars(options), **changed}, overrides)
         row = {"name": name, "config": _config(recipe), "overrides": overrides}
         rows.append({**row, "settings": made, "pretrain": name != UNTRAINED})
     return _write(options.out / "plan.yml", rows)

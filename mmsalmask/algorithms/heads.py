@@ -45,8 +45,7 @@ class HardNegativeContrastiveHead(BaseModule):
         Returns:
             ``loss``; ``contrast_accuracy``, the percentage of queries closer to their key than to
             any negative of another image; with hard negatives ``hard_accuracy``, the percentage
-            closer to their key than to any hard negative of their own, and ``hard_share%``, what
-            the hard negatives hold of the sum over all negatives in the loss.
+            closer to their key than to any hard negative of their own.
         """
         loss, logits = info_nce(
             query,
@@ -96,8 +95,7 @@ class NTXentHead(BaseModule):
         Returns:
             ``loss``; ``contrast_accuracy``, the percentage of the 2N anchors closer to the image's
             other view than to any negative of another image; with hard negatives
-            ``hard_accuracy``, the percentage closer to it than to any hard negative of the image,
-            and ``hard_share%``, what these hold of the sum over all negatives in the loss.
+            ``hard_accuracy``, the percentage closer to it than to any hard negative of the image.
         """
         loss, logits = nt_xent(
             first,
@@ -123,6 +121,4 @@ def _accuracies(logits: Tensor, hard_negatives: Tensor | None, penalty: float) -
     found = {"contrast_accuracy": 100 * (key > others).all(1).float().mean()}
     if hard:
         found["hard_accuracy"] = 100 * (penalty * key > own).all(1).float().mean()
-        shares = logits.detach()[:, 1:].softmax(1)
-        found["hard_share%"] = 100 * shares[:, -hard:].sum(1).mean()
     return found

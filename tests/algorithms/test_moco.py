@@ -123,20 +123,6 @@ def test_hard_accuracy_counts_queries_nearer_to_their_key_than_to_their_hard_neg
     assert losses["contrast_accuracy"].item() == 100.0
 
 
-def test_hard_share_is_what_hard_negatives_hold_of_the_sum_over_negatives():
-    head = moco().head  # ρ = 2
-    query, key, others = (F.normalize(torch.randn(4, 8), dim=1) for _ in range(3))
-    hard = F.normalize(torch.randn(4, 2, 8), dim=2)
-    shares = []
-    for row, own in zip(query, hard, strict=True):
-        hard_sum = sum(math.exp(2 * float(row @ one) / head.temperature) for one in own)
-        other_sum = sum(math.exp(float(row @ one) / head.temperature) for one in others)
-        shares.append(100 * hard_sum / (hard_sum + other_sum))
-    share = head.loss(query, key, others, hard)["hard_share%"]
-    assert share.item() == pytest.approx(sum(shares) / 4, rel=1e-5)
-    assert "hard_share%" not in head.loss(query, key, others)
-
-
 def test_gradient_reaches_the_query_encoder_alone():
     model = moco()
     model.loss(views(), None)["loss"].backward()

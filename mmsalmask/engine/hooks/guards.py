@@ -190,7 +190,7 @@ class CollapseHook(_MaskerHook):
         self.spread = check_share("spread", spread)
         self.twins = check_share("twins", twins)
         self.flat = check_share("flat", flat)
-        self._new, self._told = True, set[str]()
+        self._new, self._present = True, [False] * 3
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
@@ -245,23 +245,27 @@ class CollapseHook(_MaskerHook):
         # Those of a new net lie together, and a tenth of the training is theirs to part.
         self._new = self._new and together < self.spread and done < 0.1
         twins, flat = found.get("queue_twins%", 0.0), found.get("flat_saliency%", 0.0)
-        signs = {
-            "together": not together >= self.spread and not self._new,
-            "twins": not twins <= 100 * self.twins,
-            "flat": not flat <= 100 * self.flat,
-        }
-        sentences = {
-            "together": f"the embeddings collapse: their spread is {together:.3f}, near 1 if they "
-            "use all directions; lower the learning rate, or check the views",
-            "twins": f"{twins:.0f} % of the queue's rows are there twice: the queue holds more "
-            "keys than the data has images, or the encoder tells none apart",
-            "flat": f"{flat:.0f} % of the saliency maps are flat or not finite, and their images "
-            "masked at random: check the localizer and the images",
-        }
-        present = {sign for sign, appears in signs.items() if appears}
-        for sign in sorted(present - self._told):
-            logger.warning(sentences[sign])
-        self._told = present
+        signs = (
+            (
+                not together >= self.spread and not self._new,
+                f"the embeddings collapse: their spread is {together:.3f}, near 1 if they use all "
+                "directions; lower the learning rate, or check the views",
+            ),
+            (
+                not twins <= 100 * self.twins,
+                f"{twins:.0f} % of the queue's rows are there twice: the queue holds more keys "
+                "than the data has images, or the encoder tells none apart",
+            ),
+            (
+                not flat <= 100 * self.flat,
+                f"{flat:.0f} % of the saliency maps are flat or not finite, and their images "
+                "masked at random: check the localizer and the images",
+            ),
+        )
+        for place, (present, sentence) in enumerate(signs):
+            if present and not self._present[place]:
+                logger.warning(sentence)
+            self._present[place] = present
 
 
 def spread(embeddings: Tensor) -> Tensor:

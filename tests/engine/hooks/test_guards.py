@@ -111,8 +111,9 @@ def contrast(penalty=2.0, temperature=0.1, keys=4096, hard_negatives=1) -> nn.Mo
     model = nn.Module()
     model.queue = torch.zeros(keys, 8)
     model.head = SimpleNamespace(penalty=penalty, temperature=temperature)
-    masker = SimpleNamespace(hard_negatives=hard_negatives)
-    model.data_preprocessor = SimpleNamespace(masker=masker)
+    model.data_preprocessor = nn.Identity()
+    model.data_preprocessor.masker = nn.Identity()
+    model.data_preprocessor.masker.hard_negatives = hard_negatives
     return model
 
 
@@ -287,6 +288,23 @@ def test_a_new_net_is_not_warned_of_until_it_should_have_spread_and_a_fall_at_on
     assert told((0.01, 0.02), (0.02, 0.3), (0.03, 0.02)) == 1
     assert told((0.5, 0.02), (0.6, 0.3), (0.7, 0.02)) == 2
     assert told((0.01, float("nan"))) == 1
+
+
+@pytest.mark.parametrize(("iteration", "lines"), [(0, 0), (8, 0), (20, 1)])
+def test_a_training_says_how_far_it_is(iteration, lines):
+    hook = CollapseHook(interval=1)
+    hook._queue, hook._embedding, hook._take = None, torch.ones(4, 8), lambda: None
+    hub = SimpleNamespace(update_scalar=lambda name, value: None)
+    runner = SimpleNamespace(iter=iteration, max_iters=100, message_hub=hub, logger=Log())
+    hook.after_train_iter(runner, iteration)
+    assert len(runner.logger.lines) == lines
+
+
+def test_the_watch_begins_with_the_weight_of_hard_negatives():
+    runner = SimpleNamespace(model=contrast(), logger=Log(), max_iters=20_000)
+    CollapseHook().before_train(runner)
+    (line,) = runner.logger.lines
+    assert "a hard negative outweighs the queue" in line
 
 
 @pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
