@@ -451,11 +451,18 @@ def imagenette_128() -> str:
 
 
 def spread_128() -> str:
-    """How far the embeddings of the last runs at 128 px spread, by epoch."""
-    found = result("imagenette_128.json")[-1]["results"]
-    curves = {name: dict(runs["0"]["curves"]["embedding_spread"]) for name, runs in found.items()}
+    """How far the embeddings of the runs at 128 px that logged it spread, by epoch."""
+    curves = {
+        name: dict(runs["0"]["curves"]["embedding_spread"])
+        for data in result("imagenette_128.json")
+        for name, runs in data["results"].items()
+        if "embedding_spread" in runs["0"]["curves"]
+    }
     epochs = [epoch for epoch in next(iter(curves.values())) if epoch % 20 in (0, 1)]
-    rows = [[name, *(f"{curve[e]:.2f}" for e in epochs)] for name, curve in curves.items()]
+    rows = [
+        [name, *(f"{curve[epoch]:.2f}" if epoch in curve else "–" for epoch in epochs)]
+        for name, curve in curves.items()
+    ]
     return markdown(["pretraining", *(f"epoch {epoch}" for epoch in epochs)], rows)
 
 
@@ -650,6 +657,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pipeline": pipeline,
     "price list": lambda: price_list("cpu"),
     "price list on a gpu": lambda: price_list("gpu"),
+    "price list on a gpu in a row": lambda: price_list("gpu_in_a_row"),
     "figures": figures,
     "model zoo": model_zoo,
     "published linear": lambda: published("table1_linear.csv", LEARNER | LINEAR),
