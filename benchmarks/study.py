@@ -147,6 +147,23 @@ ROWS: dict[str, tuple[str, list[str]]] = {
             f"{MASKER}.hard_negatives=0",
         ],
     ),
+    "high-pass filter, local crops on the object": (
+        "mocov2-salmask-highpass",
+        [
+            f"{MASKER}.query_ratio=[0.0,0.0]",
+            f"{STRATEGY}.focal_prob=0.0",
+            f"{MASKER}.hard_negatives=0",
+            f"{MASKER}.local_crops=2",
+        ],
+    ),
+    "high-pass filter, local crops anywhere": (
+        "mocov2-mscn",
+        [
+            f"{MASKER}.query_ratio=[0.0,0.0]",
+            f"{STRATEGY}.focal_prob=0.0",
+            f"{MASKER}.local_crops=2",
+        ],
+    ),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmsalmask.algorithms.distributed import gather, shuffle_batch, unshuffle_batch
-from mmsalmask.algorithms.encoder import check_encoder, embed
+from mmsalmask.algorithms.encoder import check_encoder, embed, kept_statistics
 from mmsalmask.algorithms.preprocessor import MaskingDataPreprocessor
 from mmsalmask.algorithms.split_norm import split_batch_norm
 from mmsalmask.checks import check_flag, check_integer, is_number, is_pair
@@ -39,6 +39,10 @@ class MaskedMoCo(BaseSelfSupervisor):
     keys: the loss is λ·L(q, k) + (1 − λ)·L(q, k of the other image), λ being the share of pixels
     that is its own, plus, where the clean query comes along, that query's loss (MixMask,
     Vishniakov et al. 2022).
+
+    Local crops of the query are further queries with the same key (multi-crop, Caron et al. 2020):
+    the loss is the mean over the query and its crops. They leave BatchNorm's running statistics to
+    the whole views.
 
     The momentum encoder keeps BatchNorm statistics of its own: only parameters are averaged.
     (mmengine's ``ExponentialMovingAverage`` would copy the query encoder's statistics over them at
@@ -71,6 +75,7 @@ class MaskedMoCo(BaseSelfSupervisor):
     # Configs that make them for other algorithms are refused.
     takes_hard_negatives = True
     takes_mixtures = True
+    takes_local_crops = True
     # Whether an optimizer step begins with the next batch, as each does but where gradients are
     # accumulated, which the training loop tells. The momentum encoder moves once per step.
     starts_step = True
@@ -133,11 +138,11 @@ class MaskedMoCo(BaseSelfSupervisor):
         inputs: list[Tensor],
         data_samples: list | None = None,
         mode: str = "tensor",
-        mixture: Mixture | None = None,
+        **parts: Any,
     ) -> Any:
-        """As of any algorithm of mmpretrain; a mixture is for :meth:`loss`."""
-        if mode == "loss" and mixture is not None:
-            return self.loss(inputs, data_samples, mixture)
+        """As of any algorithm of mmpretrain; ``mixture`` and ``local_crops`` are for :meth:`loss`."""
+        if mode == "loss":
+            return self.loss(inputs, data_samples, **parts)
         return super().forward(inputs, data_samples, mode)
 
     def loss(
@@ -145,6 +150,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         inputs: list[Tensor],
         data_samples: list | None = None,
         mixture: Mixture | None = None,
+        local_crops: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss and contrast accuracy of a batch; moves the momentum encoder and the queue.
 
@@ -153,9 +159,11 @@ class MaskedMoCo(BaseSelfSupervisor):
                 W) with a symmetric loss, one direction behind the other.
             data_samples: not used.
             mixture: what the queries are mixed of, if they are; they have no hard negatives then.
+            local_crops: (L·N, 3, h, w), further queries, all first ones before all second ones.
 
         Returns:
-            What the head returns, the mean of both directions with a symmetric loss. Of mixed
+            What the head returns, the mean of both directions with a symmetric loss, accuracies
+            being the whole queries'; with local crops ``local_accuracy`` is theirs. Of mixed
             queries that come with clean ones, accuracies are the clean ones', and
             ``mixed_accuracy`` is the share of mixed queries closer to their own image's key than to
             any negative.
@@ -164,7 +172,9 @@ class MaskedMoCo(BaseSelfSupervisor):
         # The queue moves in place below, the backward pass still needs it as it was.
         negatives = self.queue.clone()
         found, keys = [], []
-        for (query_view, key_view, *hard_views), mixed in self._directions(inputs, mixture):
+        for (query_view, key_view, *hard_views), mixed, crops in self._directions(
+            inputs, mixture, local_crops
+        ):
             query = embed(self._encoder, query_view)
             with torch.no_grad():
                 key = self._embed_shuffled(key_view)
@@ -174,18 +184,36 @@ class MaskedMoCo(BaseSelfSupervisor):
                 found.append(self.head.loss(query, key, negatives, hard))
             else:
                 found.append(self._mixed_loss(query, key, negatives, mixed))
+            if crops is not None:
+                found[-1] |= self._with_crops(found[-1]["loss"], crops, key, negatives)
             keys.append(key)
         self._enqueue(torch.cat(keys))
         return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
 
-    def _directions(self, inputs: list[Tensor], mixture: Mixture | None) -> list[tuple]:
-        """Views and mixture of each direction that the loss is the mean of."""
+    def _directions(
+        self, inputs: list[Tensor], mixture: Mixture | None, local_crops: Tensor | None
+    ) -> list[tuple]:
+        """Views, mixture and local crops of each direction that the loss is the mean of."""
         if not self.symmetric:
-            return [(inputs, mixture)]
+            return [(inputs, mixture, local_crops)]
         mixtures = (
             [None, None] if mixture is None else [Mixture(*half) for half in _halves(mixture)]
         )
-        return list(zip(_halves(inputs), mixtures, strict=True))
+        crops = [None, None] if local_crops is None else local_crops.chunk(2)
+        return list(zip(_halves(inputs), mixtures, crops, strict=True))
+
+    def _with_crops(
+        self, loss: Tensor, crops: Tensor, key: Tensor, negatives: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss of the queries joined by that of their crops, and the accuracy of these."""
+        number = len(crops) // len(key)
+        with kept_statistics([self._encoder]):
+            query = embed(self._encoder, crops)
+        found = self.head.loss(query, key.repeat(number, 1), negatives)
+        return {
+            "loss": (loss + number * found["loss"]) / (1 + number),
+            "local_accuracy": found["contrast_accuracy"],
+        }
 
     def _mixed_loss(
         self, query: Tensor, key: Tensor, negatives: Tensor, mixture: Mixture

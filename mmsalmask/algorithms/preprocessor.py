@@ -260,4 +260,5 @@ class MaskingDataPreprocessor(SelfSupDataPreprocessor):
             return {**data, "inputs": [torch.cat(views), torch.cat(views[::-1])]}
         masked = self.masker(*views, crops=crops, both_directions=self.both_directions)
         handed = {**data, "inputs": [masked.query, masked.key, *masked.hard_negatives]}
-        return handed if masked.mixture is None else {**handed, "mixture": masked.mixture}
+        extra = {"mixture": masked.mixture, "local_crops": masked.local_crops}
+        return handed | {name: part for name, part in extra.items() if part is not None}

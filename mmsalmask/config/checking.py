@@ -156,6 +156,11 @@ def _check_masker(cfg: Config) -> None:
             f"model: {algorithm.__name__} asks for one image per view, but the masker mixes two: "
             f"set another {path}.masker.strategy, or train mmsalmask.MaskedMoCo"
         )
+    if (masker or {}).get("local_crops") and not getattr(algorithm, "takes_local_crops", False):
+        raise InputError(
+            f"model: {algorithm.__name__} would ignore the local crops that the masker cuts: set "
+            f"{path}.masker.local_crops=0, or train mmsalmask.MaskedMoCo"
+        )
     if made and not takes:
         raise InputError(
             f"model: {algorithm.__name__} takes two views, the hard negatives that the masker "

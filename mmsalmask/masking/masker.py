@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from mmsalmask.checks import check_sides, is_integer, is_number, is_pair
 from mmsalmask.device import constant
 from mmsalmask.errors import InputError
+from mmsalmask.masking.local_crops import local_crops
 from mmsalmask.masking.patches import (
     Quota,
     Shares,
@@ -46,6 +47,8 @@ class SaliencyMasker(nn.Module):
         query_ratio: range of the share r of patches that the query loses, uniform per image.
         hard_negative_ratio: range of the share of the foreground that a hard negative loses.
         hard_negatives: M, how many hard negatives per image; 0 for none.
+        local_crops: how many windows of the clean query are queries of their own, on the object
+            where there is a localizer, see :func:`local_crops`.
         masked_views: which views are masked: the method masks the query alone.
         patches: where the masked patches come from; all but ``balanced`` are ablations.
             ``foreground`` and ``background`` draw the share r of that side only, ``block`` draws
@@ -70,6 +73,7 @@ class SaliencyMasker(nn.Module):
         query_ratio: tuple[float, float] = (0.05, 0.25),
         hard_negative_ratio: tuple[float, float] = (0.4, 0.7),
         hard_negatives: int = 1,
+        local_crops: int = 0,
         masked_views: Literal["query", "key", "both"] = "query",
         patches: Literal["balanced", "random", "block", "foreground", "background"] = "balanced",
         shares: Shares = "equal",
@@ -84,6 +88,7 @@ class SaliencyMasker(nn.Module):
         self.query_ratio = _check_range("query_ratio", query_ratio)
         self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
         self.hard_negatives = hard_negatives
+        self.local_crops = local_crops
         self.masked_views = masked_views
         self.patches = patches
         self.shares = shares
@@ -114,10 +119,9 @@ class SaliencyMasker(nn.Module):
                 f"{-reach:.3g} to {reach:.3g}: beyond, all patches or none are foreground; got "
                 f"{self.offset!r}"
             )
-        if not is_integer(self.hard_negatives, 0):
-            raise InputError(
-                f"hard_negatives is a number of views per image, got {self.hard_negatives!r}"
-            )
+        for name in ("hard_negatives", "local_crops"):
+            if not is_integer(number := getattr(self, name), 0):
+                raise InputError(f"{name} is a number of views per image, got {number!r}")
         if self.localizer is None and self.patches not in ("random", "block"):
             raise InputError(
                 f"patches={self.patches!r} needs a localizer: give one, or set patches='random'"
@@ -192,6 +196,9 @@ class SaliencyMasker(nn.Module):
             (seen[1], None) if self.masked_views == "query" else done[len(wanted) - 1]
         )
         hardened = done[len(wanted) :]
+        crops = None
+        if self.local_crops:
+            crops = local_crops(seen[0], saliency[0], self.local_crops, generator)
         return MaskedViews(
             query=masked_q,
             key=masked_k,
@@ -204,6 +211,7 @@ class SaliencyMasker(nn.Module):
             query_foreground=where[0],
             key_foreground=where[1],
             mixture=None if mask_q is None else self.strategy.mixture(seen[0], mask_q),
+            local_crops=crops,
         )
 
     def mask(

@@ -22,6 +22,9 @@ class MaskedViews:
         hard_negative_masks: M masks like those.
         query_saliency, key_saliency: (N, gh, gw); ``None`` without a localizer.
         query_foreground, key_foreground: bool (N, gh, gw); ``None`` without a localizer.
+        mixture: what the queries are mixed of, if they are.
+        local_crops: (L·N, 3, H/2, W/2), windows of the query, see
+            :func:`~mmsalmask.masking.local_crops.local_crops`; ``None`` for none.
     """
 
     query: Tensor
@@ -35,6 +38,7 @@ class MaskedViews:
     query_foreground: Tensor | None = None
     key_foreground: Tensor | None = None
     mixture: Mixture | None = None
+    local_crops: Tensor | None = None
 
 
 def paired(query: Tensor, key: Tensor) -> Tensor:

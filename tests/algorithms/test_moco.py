@@ -333,7 +333,7 @@ def test_the_loss_of_mixed_queries_asks_for_both_images_in_proportion(with_clean
     mixed, key, clean = (torch.cat(parts) for parts in zip(*directions, strict=True))
     times = len(directions)
     mixture = Mixture(kept.repeat(times), partner.repeat(times), clean if with_clean else None)
-    losses = model([mixed, key], None, "loss", mixture)
+    losses = model([mixed, key], mode="loss", mixture=mixture)
     assert losses["loss"].item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
     assert ("mixed_accuracy" in losses) == with_clean
     losses["loss"].backward()

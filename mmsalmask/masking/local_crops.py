@@ -1,0 +1,67 @@
+"""Local crops: windows of a view, on its object where a saliency map is given."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+# Side of a window in sides of the view. A view of 20 to 100 % of an image then gives windows of 5
+# to 25 % of it, like the local crops of SwAV and DINO, but at the view's resolution.
+SHARE = 1 / 2
+# Windows drawn for each that is cut: the most salient one is.
+CANDIDATES = 4
+
+
+def local_crops(
+    views: Tensor, saliency: Tensor | None, number: int, generator: Generator | None = None
+) -> Tensor:
+    """Windows of half a view's side, at random places or on the object.
+
+    Of the places drawn uniformly for a window, the one with the largest mean saliency is taken.
+
+    Args:
+        views: (N, C, H, W).
+        saliency: their maps (N, h, w), in any unit; ``None`` for random places.
+        number: M, windows per view.
+        generator: on the views' device; the global one where absent.
+
+    Returns:
+        (M·N, C, H/2, W/2), the first window of every view before the second of any.
+
+    >>> views, saliency = torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8)
+    >>> views[..., 4:, 4:] = saliency[..., 4:, 4:] = 1.0
+    >>> local_crops(views, saliency, number=2).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    images, _, *sides = views.shape
+    window = [round(SHARE * side) for side in sides]
+    draws = 1 if saliency is None else CANDIDATES
+    place = torch.rand(2, number, images, draws, generator=generator, device=views.device)
+    top, left = (
+        (share * (side - cut + 1)).long().clamp_(max=side - cut)
+        for share, side, cut in zip(place, sides, window, strict=True)
+    )
+    each = torch.arange(images, device=views.device)
+    if saliency is not None:
+        means = _window_means(saliency, sides, window)
+        best = means[each[:, None], top, left].argmax(-1, keepdim=True)
+        top, left = top.gather(-1, best), left.gather(-1, best)
+    rows, columns = (
+        start + torch.arange(cut, device=views.device)
+        for start, cut in zip((top, left), window, strict=True)
+    )
+    cut_out = views[each[:, None, None], :, rows[..., None], columns[:, :, None]]
+    return cut_out.permute(0, 1, 4, 2, 3).flatten(0, 1)
+
+
+def _window_means(saliency: Tensor, sides: list[int], window: list[int]) -> Tensor:
+    """Mean saliency of every window of views of these sides, by its upper left corner."""
+    fine = F.interpolate(saliency[:, None].float(), sides, mode="bilinear")[:, 0]
+    sums = F.pad(fine.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    height, width = window
+    inside = (
+        sums[:, height:, width:]
+        - sums[:, :-height, width:]
+        - sums[:, height:, :-width]
+        + sums[:, :-height, :-width]
+    )
+    return inside / (height * width)
