@@ -132,6 +132,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "feathered mean": ("mocov2-salmask-feathered", []),
     "MixMask": ("mocov2-mixmask", []),
     "ADIOS-s": ("adios-s-mocov2", []),
+    "ADIOS-s, simultaneous": ("adios-s-mocov2", ["model.simultaneous=true"]),
     # what each ingredient does: of the high-pass strategy, the best, and of the mean
     "high-pass filter, no masks": (
         "mocov2-mscn",
