@@ -603,3 +603,14 @@ def test_an_algorithm_that_asks_for_one_image_refuses_mixed_queries(algorithm):
 def test_a_masker_without_a_type_is_refused():
     message = error_of(check_config, model_with(TAKERS[0], dict(grid=14)))
     assert message.startswith("model.data_preprocessor.masker has no 'type'")
+
+
+@pytest.mark.parametrize("algorithm", [*TWO_VIEWS, "mmsalmask.MaskedSimCLR"])
+def test_an_algorithm_that_would_ignore_local_crops_refuses_them(algorithm):
+    cutting = masker(hard_negatives=0, local_crops=2)
+    assert error_of(check_config, model_with(algorithm, cutting)) == (
+        f"model: {algorithm.removeprefix('mmsalmask.')} would ignore the local crops that the "
+        "masker cuts: set model.data_preprocessor.masker.local_crops=0, or train "
+        "mmsalmask.MaskedMoCo"
+    )
+    check_config(model_with("mmsalmask.MaskedMoCo", cutting))

@@ -140,7 +140,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         mode: str = "tensor",
         **parts: Any,
     ) -> Any:
-        """As of any algorithm of mmpretrain; ``mixture`` and ``local_crops`` are for :meth:`loss`."""
+        """As of any algorithm of mmpretrain; ``parts`` are those of :meth:`loss`."""
         if mode == "loss":
             return self.loss(inputs, data_samples, **parts)
         return super().forward(inputs, data_samples, mode)

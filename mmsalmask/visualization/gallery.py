@@ -140,6 +140,9 @@ def _columns(
         title = f"{'encoded' if mask is None else 'masked'} {name}"
         if filtered or mask is not None:
             columns.append(Column(title, photo(view, filtered)))
+    if masked.local_crops is not None:
+        for number, crops in enumerate(masked.local_crops.split(len(query)), 1):
+            of_query.append(Column(f"local crop {number}", photo(crops, filtered)))
     for number, view in enumerate(masked.hard_negatives, 1):
         which = f" {number}" if len(masked.hard_negatives) > 1 else ""
         of_key.append(Column(f"hard negative{which}", photo(view, filtered)))

@@ -368,6 +368,64 @@ def test_a_mixed_batch_goes_from_raw_views_to_the_loss():
     assert torch.allclose(kept + rest, torch.ones(4))
 
 
+# -------------------------------------------------------------------------------- local crops
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_local_crops_are_further_queries_of_the_same_key(symmetric):
+    """The mean of L(q, k) and of L(crop, k) over the crops, one crop of the batch at a time."""
+    model = moco(symmetric=symmetric, momentum=1.0)
+    twin = copy.deepcopy(model)
+    queue = model.queue.double().numpy()
+    encoder = nn.Sequential(twin.backbone, twin.neck)
+    directions = [views(count=2, seed=seed) for seed in ((1, 2) if symmetric else (1,))]
+    crops = [torch.randn(8, 3, 16, 16) for _ in directions]
+    expected, right = [], []
+    for (query, key), cut in zip(directions, crops, strict=True):
+        query, cut = (embed(encoder, view).detach().double() for view in (query, cut))
+        key = embed(twin.momentum_encoder, key).detach().double()
+        for queries in (query, *cut.chunk(2)):
+            expected.append(references.info_nce(queries.numpy(), key.numpy(), queue))
+        nearer = (cut * key.repeat(2, 1)).sum(1) > (cut @ model.queue.double().T).max(1).values
+        right.append(100 * nearer.double().mean().item())
+    query, key = (torch.cat(parts) for parts in zip(*directions, strict=True))
+    losses = model([query, key], mode="loss", local_crops=torch.cat(crops))
+    assert losses["loss"].item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert losses["local_accuracy"].item() == pytest.approx(sum(right) / len(right), abs=1e-3)
+    losses["loss"].backward()
+    assert model.queue_pointer.item() == 4 * len(directions)
+
+
+def test_local_crops_teach_the_encoder_and_leave_the_running_statistics_to_whole_views():
+    query, key = views(count=2)
+    crops = torch.randn(8, 3, 16, 16)
+    with_crops, without = moco(), moco()
+    with_crops([query, key], mode="loss", local_crops=crops)["loss"].backward()
+    without([query, key], mode="loss")["loss"].backward()
+    assert not torch.allclose(
+        with_crops.backbone.conv1.weight.grad, without.backbone.conv1.weight.grad
+    )
+    kept = running_means(without)
+    assert all(torch.equal(mean, kept[name]) for name, mean in running_means(with_crops).items())
+
+
+def test_a_batch_with_local_crops_goes_from_raw_views_to_the_loss():
+    masker = dict(
+        type="mmsalmask.SaliencyMasker",
+        strategy=dict(type="mmsalmask.MeanFill"),
+        localizer=dict(type="mmsalmask.BoundaryPriorSaliency"),
+        hard_negatives=1,
+        local_crops=2,
+    )
+    model = moco(data_preprocessor=dict(PLAIN, masker=masker))
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    logged = model.train_step({"inputs": views(count=2), "data_samples": None}, wrapper)
+    assert seen == [(4, 3, 32, 32), (8, 3, 16, 16)]
+    assert {"local_accuracy", "hard_accuracy"} <= set(logged)
+
+
 # ------------------------------------------------------------------------------ BatchNorm groups
 
 
