@@ -73,6 +73,8 @@ def methods() -> dict[str, tuple[str, str, int]]:
                 found[name] = (f"mocov2-salmask-{recipe}", localizer, hard)
     for fill, recipe in OURS.items():
         found[f"{fill}, cached, {WITH}"] = (f"mocov2-salmask-{recipe}", "cached", 1)
+    for localizer in ("weight-free", "cached"):
+        found[f"object crops, {localizer}"] = ("mocov2-objectcrops", localizer, 0)
     return found
 
 

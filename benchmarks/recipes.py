@@ -94,11 +94,17 @@ def _masks(config: Config, masker: dict | None) -> dict:
     def setting(name: str) -> object:
         return masker.get(name, usual[name].default)
 
-    where = PATCHES.get(setting("patches"), f"{setting('patches')} patches")
-    told = f"{VIEWS[setting('masked_views')]}, {where}; {fill(masker['strategy']['type'])}"
-    if setting("localizer") is not None and not setting("hard_negatives"):
-        told += "; no hard negatives"
     localizer = masker.get("localizer")
+    where = PATCHES.get(setting("patches"), f"{setting('patches')} patches")
+    if setting("masked_views") == "none":
+        filtered = MODELS.get(masker["strategy"]["type"]).filters
+        told = "nothing" + (", on high-pass filtered views" if filtered else "")
+    else:
+        told = f"{VIEWS[setting('masked_views')]}, {where}; {fill(masker['strategy']['type'])}"
+        if localizer is not None and not setting("hard_negatives"):
+            told += "; no hard negatives"
+    if number := setting("local_crops"):
+        told += f"; {number} local crops {'anywhere' if localizer is None else 'on the object'}"
     return {"Masks": told} | ({} if localizer is None else {"Localizer": _localizer(localizer)})
 
 

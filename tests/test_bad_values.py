@@ -77,7 +77,7 @@ def contrast(**options) -> torch.Tensor:
 
 SETTINGS = [
     (masked, ("grid", "offset", "query_ratio", "hard_negative_ratio", "masked_views", "patches")),
-    (masked, ("hard_negatives",)),
+    (masked, ("hard_negatives", "local_crops")),
     *((filled(part), settings_of(part)) for part in STRATEGIES),
     *((located(part), settings_of(part)) for part in LOCALIZERS),
     (lambda **options: noise_fill(images(), **options), ("std",)),

@@ -117,6 +117,7 @@ PARTS = {
             query_ratio=[*NO_RANGE, (0, 1.5)],
             hard_negative_ratio=[*NO_RANGE, (0, 1.5)],
             hard_negatives=NO_WHOLE,
+            local_crops=NO_WHOLE,
             masked_views=NO_CHOICE,
             patches=NO_CHOICE,
             shares=NO_CHOICE,

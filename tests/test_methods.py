@@ -171,7 +171,7 @@ def watch(run: Run, batch: int) -> None:
         def count_views(module, args, out):
             out = out[-1] if isinstance(out, (tuple, list)) else out
             gradient = f" with{'' if out.requires_grad else 'out'} gradient"
-            views = len(args[0]) / batch
+            views = args[0][:, 0].numel() / (batch * SIZE**2)  # by area: crops are parts of one
             run.forwards[name + (gradient if name == "encoder" else "")] += views
 
         return count_views
@@ -285,12 +285,17 @@ def patches_of(mask: torch.Tensor, grid: int) -> torch.Tensor:
     return share > 0.5
 
 
-@pytest.mark.parametrize("views", ["query", "key", "both"])
+@pytest.mark.parametrize("views", ["query", "key", "both", "none"])
 def test_ablation_of_the_masked_views(folder, views):
     run = ablate(folder, masked_views=views)
     (query, key), masked = run.plain[0], run.masked[0]
-    assert torch.equal(masked.query, query) == (views == "key")
-    assert torch.equal(masked.key, key) == (views == "query")
+    assert torch.equal(masked.query, query) == (views in ("key", "none"))
+    assert torch.equal(masked.key, key) == (views in ("query", "none"))
+    assert [masked.query_mask is None, masked.key_mask is None] == [
+        views in ("key", "none"),
+        views in ("query", "none"),
+    ]
+    assert len(masked.hard_negatives) == 1
 
 
 @pytest.mark.parametrize("patches", ["balanced", "random", "foreground", "background"])

@@ -63,7 +63,7 @@ def show_masks(
         raise InputError(
             f"{method} "
             + ("learns its masks, there are none before training" if learned else "masks nothing")
-            + ": give a method with salmask, mscn or mixmask in its name"
+            + ": give a method with salmask, mscn, mixmask or objectcrops in its name"
         )
     set_size(config, check_integer("size", size))
     set_localizer(config, localizer)

@@ -29,6 +29,13 @@ from mmsalmask.saliency import Crops, Frozen, foreground
 
 # Sides of the focal windows, published for views of 224 px; they scale with the view.
 FOCAL_SHARE = {"query": 200 / 224, "hard_negative": 130 / 224}
+# Whether the query and the key are masked.
+_MASKED = {
+    "query": (True, False),
+    "key": (False, True),
+    "both": (True, True),
+    "none": (False, False),
+}
 
 
 class SaliencyMasker(nn.Module):
@@ -49,7 +56,8 @@ class SaliencyMasker(nn.Module):
         hard_negatives: M, how many hard negatives per image; 0 for none.
         local_crops: how many windows of the clean query are queries of their own, on the object
             where there is a localizer, see :func:`local_crops`.
-        masked_views: which views are masked: the method masks the query alone.
+        masked_views: which views are masked: the method masks the query alone. ``none`` leaves the
+            strategy's view, local crops and hard negatives.
         patches: where the masked patches come from; all but ``balanced`` are ablations.
             ``foreground`` and ``background`` draw the share r of that side only, ``block`` draws
             rectangles (MixMask).
@@ -74,7 +82,7 @@ class SaliencyMasker(nn.Module):
         hard_negative_ratio: tuple[float, float] = (0.4, 0.7),
         hard_negatives: int = 1,
         local_crops: int = 0,
-        masked_views: Literal["query", "key", "both"] = "query",
+        masked_views: Literal["query", "key", "both", "none"] = "query",
         patches: Literal["balanced", "random", "block", "foreground", "background"] = "balanced",
         shares: Shares = "equal",
     ) -> None:
@@ -95,9 +103,9 @@ class SaliencyMasker(nn.Module):
         self._check_choices()
 
     def _check_choices(self) -> None:
-        if self.masked_views not in ("query", "key", "both"):
+        if self.masked_views not in tuple(_MASKED):  # a value may be no key of a dict
             raise InputError(
-                f"masked_views must be 'query', 'key' or 'both', got {self.masked_views!r}"
+                f"masked_views must be 'query', 'key', 'both' or 'none', got {self.masked_views!r}"
             )
         if self.patches not in ("balanced", "random", "block", "foreground", "background"):
             raise InputError(
@@ -187,15 +195,17 @@ class SaliencyMasker(nn.Module):
     ) -> MaskedViews:
         """Mask pairs of what the encoder sees, given saliency and foreground of each view."""
         as_query, as_key = (View("query", *view) for view in zip(seen, where, strict=True))
-        views = {"query": [as_query], "key": [as_key], "both": [as_query, as_key]}
-        wanted = views[self.masked_views]
+        wanted = _MASKED[self.masked_views]
         hard = [View("hard_negative", seen[1], where[1])] * self.hard_negatives
-        done = self._hide([*wanted, *hard], generator)
-        masked_q, mask_q = (seen[0], None) if self.masked_views == "key" else done[0]
-        masked_k, mask_k = (
-            (seen[1], None) if self.masked_views == "query" else done[len(wanted) - 1]
+        masked = [
+            view for view, is_masked in zip((as_query, as_key), wanted, strict=True) if is_masked
+        ]
+        done = iter(self._hide([*masked, *hard], generator))
+        (masked_q, mask_q), (masked_k, mask_k) = (
+            next(done) if is_masked else (view, None)
+            for view, is_masked in zip(seen, wanted, strict=True)
         )
-        hardened = done[len(wanted) :]
+        hardened = list(done)
         crops = None
         if self.local_crops:
             crops = local_crops(seen[0], saliency[0], self.local_crops, generator)
@@ -249,6 +259,8 @@ class SaliencyMasker(nn.Module):
 
     def _hide(self, views: list[View], generator: Generator | None) -> list[tuple[Tensor, Tensor]]:
         """Replace the masked pixels of each of the views, of one size; return it with its mask."""
+        if not views:
+            return []
         masks = self._draw_masks(views, generator).chunk(len(views))
         done = []
         for view, mask in zip(views, masks, strict=True):

@@ -151,16 +151,16 @@ def _columns(
 
 def describe(masker: SaliencyMasker) -> str:
     """One line: strategy, grid, and the ranges of the masked shares."""
-    views = {"query": "query", "key": "key", "both": "query and key"}[masker.masked_views]
     rows, columns = masker.grid
-    parts = [
-        type(masker.strategy).__name__,
-        f"{rows}×{columns} patches",
-        f"{views}: {_range(masker.query_ratio)} masked, {masker.patches} patches",
-    ]
+    parts = [type(masker.strategy).__name__, f"{rows}×{columns} patches"]
+    if masker.masked_views == "none":
+        parts.append("nothing masked")
+    else:
+        views = masker.masked_views.replace("both", "query and key")
+        parts.append(f"{views}: {_range(masker.query_ratio)} masked, {masker.patches} patches")
     if masker.hard_negatives:
         parts.append(f"hard negative: {_range(masker.hard_negative_ratio)} of the foreground")
-    if masker.strategy.focal_prob:
+    if masker.strategy.focal_prob and (masker.masked_views != "none" or masker.hard_negatives):
         parts.append(f"{masker.strategy.focal_prob:.0%} focal masks")
     return "   ·   ".join(parts).replace("%", " %")
 

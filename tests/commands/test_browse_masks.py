@@ -94,10 +94,16 @@ def cells(path, groups, size=(32, 32), dpi=140):
 @pytest.mark.parametrize(
     ("config", "more", "query", "key"),
     [
-        ("mean", [], [], ["hard negative"]),
-        ("blur", ["hard_negatives=2"], [], ["hard negative 1", "hard negative 2"]),
-        ("blur", ["masked_views=both"], [], ["masked key", "hard negative"]),
-        ("highpass", [], [], ["encoded key", "hard negative"]),
+        ("mean", [], ["masked query"], ["hard negative"]),
+        ("blur", ["hard_negatives=2"], ["masked query"], ["hard negative 1", "hard negative 2"]),
+        ("blur", ["masked_views=both"], ["masked query"], ["masked key", "hard negative"]),
+        ("highpass", [], ["masked query"], ["encoded key", "hard negative"]),
+        (
+            "highpass",
+            ["masked_views=none", "local_crops=2"],
+            ["encoded query", "local crop 1", "local crop 2"],
+            ["encoded key", "hard negative"],
+        ),
     ],
 )
 def test_the_picture_shows_every_step_for_the_asked_rows(
@@ -107,7 +113,7 @@ def test_the_picture_shows_every_step_for_the_asked_rows(
     status, lines, errors, drawn, _ = browse(folder, "--rows", 3, config=config, options=options)
     assert (status, lines[-1]) == (0, "masks.png"), errors
     assert titles(drawn) == [
-        ["query view", "saliency", "foreground", "masked query"],
+        ["query view", "saliency", "foreground", *query],
         ["key view", "foreground", *key],
     ]
     columns = [column for _, group in drawn for column in group]

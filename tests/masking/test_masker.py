@@ -311,7 +311,7 @@ def test_memory_does_not_grow_with_the_grid(strategy):
         (dict(query_ratio=(-0.1, 0.1)), "query_ratio must be a range"),
         (dict(hard_negative_ratio=(0.4, 1.1)), "hard_negative_ratio must be a range"),
         (dict(grid=0), "integer of at least 1"),
-        (dict(masked_views="all"), "'query', 'key' or 'both', got 'all'"),
+        (dict(masked_views="all"), "'query', 'key', 'both' or 'none', got 'all'"),
         (dict(patches="object"), "got 'object'"),
         (dict(shares="fair"), "shares must be 'equal' or 'paper', got 'fair'"),
         (dict(hard_negatives=-1), "number of views per image"),
