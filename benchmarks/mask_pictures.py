@@ -1,4 +1,4 @@
-"""The pictures of docs/masks.md: a mask as it should be, and what goes wrong with one.
+"""The pictures of docs/masks.md: a mask as it should be, what goes wrong with one, object crops.
 
     python benchmarks/mask_pictures.py [--folder docs] [--seed 3]
 
@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from mmsalmask.config import load_config
 from mmsalmask.masking import MeanFill, SaliencyMasker
+from mmsalmask.masking.local_crops import local_crops
 from mmsalmask.registry import MODELS
 from mmsalmask.saliency import BoundaryPriorSaliency
 from mmsalmask.visualization.gallery import (
@@ -67,6 +68,23 @@ def columns(preprocessor, images: Tensor, seed: int, **options) -> dict[str, Col
     return {column.title: column for column in shown}
 
 
+def crop_columns(preprocessor, images: Tensor, seed: int) -> list[tuple[str, list[Column]]]:
+    """Local crops of the images on the object, and those of as many random places."""
+    views = preprocessor({"inputs": images, "data_samples": None})["inputs"]
+    saliency = BoundaryPriorSaliency()(views)
+    groups = [
+        (
+            "",
+            [Column("view", to_photos(views, preprocessor)), Column("saliency", to_heat(saliency))],
+        )
+    ]
+    for heading, where in (("on the object", saliency), ("anywhere", None)):
+        crops = local_crops(views, where, 2, torch.Generator().manual_seed(seed)).chunk(2)
+        shown = (to_photos(part, preprocessor) for part in crops)
+        groups.append((heading, [Column(f"crop {i}", part) for i, part in enumerate(shown, 1)]))
+    return groups
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -88,6 +106,7 @@ def main() -> None:
         "masks_wrong.png": [
             ("", list(columns(preprocessor, crop(read_photos()), options.seed).values())),
         ],
+        "object_crops.png": crop_columns(preprocessor, read_photos(), options.seed),
     }
     for name, groups in pictures.items():
         path = options.folder / name

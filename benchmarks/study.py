@@ -134,10 +134,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "ADIOS-s": ("adios-s-mocov2", []),
     "ADIOS-s, simultaneous": ("adios-s-mocov2", ["model.simultaneous=true"]),
     # what each ingredient does: of the high-pass strategy, the best, and of the mean
-    "high-pass filter, no masks": (
-        "mocov2-mscn",
-        [f"{MASKER}.query_ratio=[0.0,0.0]", f"{STRATEGY}.focal_prob=0.0"],
-    ),
+    "high-pass filter, no masks": ("mocov2-mscn", [f"{MASKER}.masked_views=none"]),
     "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
     "high-pass, ρ = 1": ("mocov2-salmask-highpass", ["model.head.penalty=1.0"]),
     "high-pass, patches of the background alone": (
@@ -148,22 +145,11 @@ ROWS: dict[str, tuple[str, list[str]]] = {
             f"{MASKER}.hard_negatives=0",
         ],
     ),
-    "high-pass filter, local crops on the object": (
-        "mocov2-salmask-highpass",
-        [
-            f"{MASKER}.query_ratio=[0.0,0.0]",
-            f"{STRATEGY}.focal_prob=0.0",
-            f"{MASKER}.hard_negatives=0",
-            f"{MASKER}.local_crops=2",
-        ],
-    ),
+    # a use of saliency that hides nothing, and the same without saliency
+    "high-pass filter, local crops on the object": ("mocov2-objectcrops", []),
     "high-pass filter, local crops anywhere": (
-        "mocov2-mscn",
-        [
-            f"{MASKER}.query_ratio=[0.0,0.0]",
-            f"{STRATEGY}.focal_prob=0.0",
-            f"{MASKER}.local_crops=2",
-        ],
+        "mocov2-objectcrops",
+        [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
     ),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
