@@ -41,6 +41,11 @@ CALLED = {
         "Saliency (strong blurring)",
     ),
     "mocov2-salmask-mean": ("mean", "mean, weight-free, hard negative", "Saliency (mean filling)"),
+    "mocov2-objectcrops": (
+        "high-pass filter, local crops on the object",
+        "object crops, weight-free",
+        None,
+    ),
     "mocov2-mixmask": ("MixMask", None, None),
     "adios-s-mocov2": ("ADIOS-s", "ADIOS-s", "ADIOS"),
 }
