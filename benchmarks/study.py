@@ -151,6 +151,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "mocov2-objectcrops",
         [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
     ),
+    "local crops on the object": ("mocov2-objectcrops", [f"{STRATEGY}.type=mmsalmask.MeanFill"]),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (
