@@ -21,11 +21,11 @@ def local_crops(
     Args:
         views: (N, C, H, W).
         saliency: their maps (N, h, w), in any unit; ``None`` for random places.
-        number: M, windows per view.
+        number: L, windows per view.
         generator: on the views' device; the global one where absent.
 
     Returns:
-        (M·N, C, H/2, W/2), the first window of every view before the second of any.
+        (L·N, C, H/2, W/2), the first window of every view before the second of any.
 
     >>> views, saliency = torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8)
     >>> views[..., 4:, 4:] = saliency[..., 4:, 4:] = 1.0

@@ -54,8 +54,6 @@ class SaliencyMasker(nn.Module):
         query_ratio: range of the share r of patches that the query loses, uniform per image.
         hard_negative_ratio: range of the share of the foreground that a hard negative loses.
         hard_negatives: M, how many hard negatives per image; 0 for none.
-        local_crops: how many windows of the clean query are queries of their own, on the object
-            where there is a localizer, see :func:`local_crops`.
         masked_views: which views are masked: the method masks the query alone. ``none`` leaves the
             strategy's view, local crops and hard negatives.
         patches: where the masked patches come from; all but ``balanced`` are ablations.
@@ -65,6 +63,8 @@ class SaliencyMasker(nn.Module):
             draws, and a hard negative keeps its background. ``paper``: the published counts, whose
             rounding spares the background of a query, and focal windows that also take what they
             cover of a hard negative's background.
+        local_crops: L, how many windows of the clean query are queries of their own, on the object
+            where there is a localizer, see :func:`mmsalmask.masking.local_crops.local_crops`.
 
     Raises:
         InputError: for what is not a strategy, ratios outside [0, 1] or reversed, an offset that
@@ -81,10 +81,10 @@ class SaliencyMasker(nn.Module):
         query_ratio: tuple[float, float] = (0.05, 0.25),
         hard_negative_ratio: tuple[float, float] = (0.4, 0.7),
         hard_negatives: int = 1,
-        local_crops: int = 0,
         masked_views: Literal["query", "key", "both", "none"] = "query",
         patches: Literal["balanced", "random", "block", "foreground", "background"] = "balanced",
         shares: Shares = "equal",
+        local_crops: int = 0,
     ) -> None:
         super().__init__()
         self.strategy = strategy
@@ -96,10 +96,10 @@ class SaliencyMasker(nn.Module):
         self.query_ratio = _check_range("query_ratio", query_ratio)
         self.hard_negative_ratio = _check_range("hard_negative_ratio", hard_negative_ratio)
         self.hard_negatives = hard_negatives
-        self.local_crops = local_crops
         self.masked_views = masked_views
         self.patches = patches
         self.shares = shares
+        self.local_crops = local_crops
         self._check_choices()
 
     def _check_choices(self) -> None:

@@ -158,6 +158,8 @@ def describe(masker: SaliencyMasker) -> str:
     else:
         views = masker.masked_views.replace("both", "query and key")
         parts.append(f"{views}: {_range(masker.query_ratio)} masked, {masker.patches} patches")
+    if masker.local_crops:
+        parts.append(f"{masker.local_crops} local crops")
     if masker.hard_negatives:
         parts.append(f"hard negative: {_range(masker.hard_negative_ratio)} of the foreground")
     if masker.strategy.focal_prob and (masker.masked_views != "none" or masker.hard_negatives):
