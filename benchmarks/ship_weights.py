@@ -27,6 +27,8 @@ METHODS = {
     "high-pass": "mocov2-salmask-highpass",
     "blur": "mocov2-salmask-blur",
     "mean": "mocov2-salmask-mean",
+    "high-pass, no hard negatives": "mocov2-salmask-highpass-nohard",
+    "high-pass filter, local crops on the object": "mocov2-objectcrops",
 }
 KEPT = ("command", "commit", "hardware", "python", "torch", "threads", "seed")
 KEPT += ("pretraining_seconds", "curves")
