@@ -26,6 +26,7 @@ BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
+CROPS = "high-pass filter, local crops on the object"  # a row of the study, of our own
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -42,7 +43,7 @@ CALLED = {
     ),
     "mocov2-salmask-mean": ("mean", "mean, weight-free, hard negative", "Saliency (mean filling)"),
     "mocov2-objectcrops": (
-        "high-pass filter, local crops on the object",
+        CROPS,
         "object crops, weight-free",
         None,
     ),
@@ -398,6 +399,17 @@ def study_seeds(data: dict) -> str:
     return markdown(["pretraining", "kNN top-1 % by seed", "− plain", "minutes"], rows)
 
 
+def study_crops(data: dict) -> str:
+    """What object crops are ahead of other rows, paired by seed."""
+    rows = []
+    for name, found in data["object_crops"].items():
+        runs, ours = data["results"][name], data["results"][CROPS]
+        seeds = [ours[seed]["top1"] - run["top1"] for seed, run in runs.items() if seed in ours]
+        told = "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found)
+        rows.append([name, ", ".join(f"{gain:+.1f}" for gain in seeds), told])
+    return markdown(["object crops −", "kNN by seed", "linear [95 %]"], rows)
+
+
 def _runs_origin(data: dict) -> str:
     """Where the runs themselves come from, which need not be where their page was made."""
     runs = [run for by_seed in data["results"].values() for run in by_seed.values()]
@@ -682,6 +694,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": of_the_study(study_rows),
     "study in groups": lambda: study_rows(result("study_small_groups.json")),
     "study seeds": of_the_study(study_seeds),
+    "study crops": of_the_study(study_crops),
     "study transfer": of_the_study(study_transfer),
     "study tuning": study_tuning,
     "mask probe": mask_probe,

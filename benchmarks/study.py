@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 from photos import find_photos
 from PIL import Image, ImageOps
-from render import markdown, study_grids, study_hidden, study_localizers, study_rows
+from render import CROPS, markdown, study_grids, study_hidden, study_localizers, study_rows
 from torch import Tensor
 
 from mmsalmask.algorithms.heads import HardNegativeContrastiveHead
@@ -117,6 +117,10 @@ HELD_OUT = 0.1  # of the training photos, for --tune
 PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
+# What object crops are to beat: the paper's strategies, the same filter alone, and the same crops
+# without saliency.
+BEATEN = ("high-pass", "blur", "mean", "high-pass filter, no masks")
+BEATEN += ("high-pass filter, local crops anywhere",)
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
 # Name → demo recipe, overrides.
@@ -146,7 +150,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     # a use of saliency that hides nothing, and the same without saliency
-    "high-pass filter, local crops on the object": ("mocov2-objectcrops", []),
+    CROPS: ("mocov2-objectcrops", []),
     "high-pass filter, local crops anywhere": (
         "mocov2-objectcrops",
         [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
@@ -697,6 +701,9 @@ def main() -> None:
     else:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
+        pairs = {row: {key: results.get(key, {}) for key in (CROPS, row)} for row in BEATEN}
+        found = {row: differences(pair, row) for row, pair in pairs.items()}
+        data["object_crops"] = {row: one[CROPS] for row, one in found.items() if CROPS in one}
     if BASELINE in done and not options.tune:
         checkpoint = done[BASELINE][str(options.seeds[0])]["checkpoint"]
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
