@@ -662,8 +662,11 @@ def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: in
             preprocessor=preprocessor,
             filtered=masker.strategy.filters,
         )
-        columns = [Column("query", show(masked.query))]
+        columns = [] if masked.query_mask is None else [Column("query", show(masked.query))]
         columns += [Column("hard negative", show(view)) for view in masked.hard_negatives]
+        if masked.local_crops is not None:
+            crops = masked.local_crops.split(len(views[0]))
+            columns += [Column(f"crop {i}", show(part)) for i, part in enumerate(crops, 1)]
         groups.append((name, columns))
     draw_columns(groups, (size, size), picture, "", dpi=90)
 
@@ -711,8 +714,7 @@ def main() -> None:
         write_result(file, data)
     draw_curves(results, options.out / "curves.png")
     if not options.tune:
-        # Without hard negatives, queries look the same.
-        drawn = [row for row in results if "no hard negatives" not in row]
+        drawn = [row for row in (*MAIN, CROPS) if row in results]
         draw_masks(drawn, sides[1], options.size, options.out / "masks.png")
     write_page(data, options.out)
     print(f"page: {options.out / 'page.md'}")
