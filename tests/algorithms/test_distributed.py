@@ -258,9 +258,10 @@ def train_in_one_of(processes: int, rank: int, folder: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for step in range(STEPS[processes]):
         generator = torch.Generator().manual_seed(step)
-        views = [torch.randn(ROWS, 3, 16, 16, generator=generator) for _ in range(3)]
+        views = [torch.randn(ROWS, 3, 16, 16, generator=generator) for _ in range(5)]
         optimizer.zero_grad()
-        loss = model([view.chunk(processes)[rank] for view in views], mode="loss")["loss"]
+        *views, first, second = (view.chunk(processes)[rank] for view in views)
+        loss = model(views, mode="loss", local_crops=torch.cat([first, second]))["loss"]
         loss.backward()
         if step == 0:
             named = model.module.named_parameters()
