@@ -74,7 +74,7 @@ def methods() -> dict[str, tuple[str, str, int]]:
     for fill, recipe in OURS.items():
         found[f"{fill}, cached, {WITH}"] = (f"mocov2-salmask-{recipe}", "cached", 1)
     for localizer in ("weight-free", "cached"):
-        found[f"object crops, {localizer}"] = ("mocov2-objectcrops", localizer, 0)
+        found[f"object crops, {localizer}"] = ("mocov2-objectcrops-highpass", localizer, 0)
     return found
 
 

@@ -42,11 +42,12 @@ CALLED = {
         "Saliency (strong blurring)",
     ),
     "mocov2-salmask-mean": ("mean", "mean, weight-free, hard negative", "Saliency (mean filling)"),
-    "mocov2-objectcrops": (
+    "mocov2-objectcrops-highpass": (
         CROPS,
         "object crops, weight-free",
         None,
     ),
+    "mocov2-objectcrops": ("local crops on the object", None, None),
     "mocov2-mixmask": ("MixMask", None, None),
     "adios-s-mocov2": ("ADIOS-s", "ADIOS-s", "ADIOS"),
 }

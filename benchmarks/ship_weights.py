@@ -28,7 +28,8 @@ METHODS = {
     "blur": "mocov2-salmask-blur",
     "mean": "mocov2-salmask-mean",
     "high-pass, no hard negatives": "mocov2-salmask-highpass-nohard",
-    "high-pass filter, local crops on the object": "mocov2-objectcrops",
+    "high-pass filter, local crops on the object": "mocov2-objectcrops-highpass",
+    "local crops on the object": "mocov2-objectcrops",
 }
 KEPT = ("command", "commit", "hardware", "python", "torch", "threads", "seed")
 KEPT += ("pretraining_seconds", "curves")

@@ -150,12 +150,12 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     # a use of saliency that hides nothing, and the same without saliency
-    CROPS: ("mocov2-objectcrops", []),
+    CROPS: ("mocov2-objectcrops-highpass", []),
     "high-pass filter, local crops anywhere": (
-        "mocov2-objectcrops",
+        "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
     ),
-    "local crops on the object": ("mocov2-objectcrops", [f"{STRATEGY}.type=mmsalmask.MeanFill"]),
+    "local crops on the object": ("mocov2-objectcrops", []),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (

@@ -36,7 +36,7 @@ def test_doctor_says_in_ten_lines_that_all_is_well(monkeypatch, capsys):
         "GPU",
         "NMS",
         "TensorBoard",
-        "7 encoders",
+        "8 encoders",
     ):
         assert word in out
 

@@ -1,0 +1,6 @@
+_base_ = [
+    './mocov2_resnet18_1xb256-coslr-200e_imagenette-128px.py',
+    '../_base_/maskers/objectcrops-highpass.py',
+]
+
+model = dict(data_preprocessor=dict(masker=dict(_base_.masker, localizer=_base_.boundary_prior)))

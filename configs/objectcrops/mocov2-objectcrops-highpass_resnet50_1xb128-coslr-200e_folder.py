@@ -1,0 +1,6 @@
+_base_ = [
+    '../moco/mocov2_resnet50_1xb128-coslr-200e_folder.py',
+    '../_base_/maskers/objectcrops-highpass.py',
+]
+
+model = dict(data_preprocessor=dict(masker=dict(_base_.masker, localizer=_base_.boundary_prior)))
