@@ -26,7 +26,8 @@ BLOCK = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
-CROPS = "high-pass filter, local crops on the object"  # a row of the study, of our own
+# Rows of the study, of our own.
+CROPS, PLAIN_CROPS = "high-pass filter, local crops on the object", "local crops on the object"
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -47,7 +48,7 @@ CALLED = {
         "object crops, weight-free",
         None,
     ),
-    "mocov2-objectcrops": ("local crops on the object", None, None),
+    "mocov2-objectcrops": (PLAIN_CROPS, None, None),
     "mocov2-mixmask": ("MixMask", None, None),
     "adios-s-mocov2": ("ADIOS-s", "ADIOS-s", "ADIOS"),
 }
@@ -403,12 +404,14 @@ def study_seeds(data: dict) -> str:
 def study_crops(data: dict) -> str:
     """What object crops are ahead of other rows, paired by seed."""
     rows = []
-    for name, found in data["object_crops"].items():
-        runs, ours = data["results"][name], data["results"][CROPS]
-        seeds = [ours[seed]["top1"] - run["top1"] for seed, run in runs.items() if seed in ours]
-        told = "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found)
-        rows.append([name, ", ".join(f"{gain:+.1f}" for gain in seeds), told])
-    return markdown(["object crops −", "kNN by seed", "linear [95 %]"], rows)
+    for ours, rivals in data["object_crops"].items():
+        mine = data["results"][ours]
+        for rival, found in rivals.items():
+            runs = data["results"][rival].items()
+            gains = [mine[seed]["top1"] - run["top1"] for seed, run in runs if seed in mine]
+            told = "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found)
+            rows.append([ours, rival, ", ".join(f"{gain:+.1f}" for gain in gains), told])
+    return markdown(["", "minus", "kNN by seed", "linear [95 %]"], rows, words=2)
 
 
 def _runs_origin(data: dict) -> str:

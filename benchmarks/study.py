@@ -37,7 +37,15 @@ from matplotlib.figure import Figure
 from mmengine.registry import DefaultScope
 from photos import find_photos
 from PIL import Image, ImageOps
-from render import CROPS, markdown, study_grids, study_hidden, study_localizers, study_rows
+from render import (
+    CROPS,
+    PLAIN_CROPS,
+    markdown,
+    study_grids,
+    study_hidden,
+    study_localizers,
+    study_rows,
+)
 from torch import Tensor
 
 from mmsalmask.algorithms.heads import HardNegativeContrastiveHead
@@ -116,11 +124,19 @@ TRIALS = {
 HELD_OUT = 0.1  # of the training photos, for --tune
 PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
+# What object crops are to beat: the paper's strategies, what they do without crops, and without
+# saliency.
+RIVALS = {
+    CROPS: (
+        "high-pass",
+        "blur",
+        "mean",
+        "high-pass filter, no masks",
+        "high-pass filter, local crops anywhere",
+    ),
+    PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE),
+}
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
-# What object crops are to beat: the paper's strategies, the same filter alone, and the same crops
-# without saliency.
-BEATEN = ("high-pass", "blur", "mean", "high-pass filter, no masks")
-BEATEN += ("high-pass filter, local crops anywhere",)
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
 # Name → demo recipe, overrides.
@@ -155,7 +171,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
     ),
-    "local crops on the object": ("mocov2-objectcrops", []),
+    PLAIN_CROPS: ("mocov2-objectcrops", []),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (
@@ -470,7 +486,10 @@ def with_baseline(options: argparse.Namespace, earlier: dict) -> list[str]:
 def joined(earlier: dict, results: dict) -> dict:
     """Both by row and seed, in the order of the study's rows; of a run in both, the latter."""
     rows = [row for row in (*CHOICES["all"], *results, *earlier) if row in earlier | results]
-    return {row: {**earlier.get(row, {}), **results.get(row, {})} for row in dict.fromkeys(rows)}
+    both = {row: {**earlier.get(row, {}), **results.get(row, {})} for row in dict.fromkeys(rows)}
+    return {
+        row: dict(sorted(runs.items(), key=lambda run: int(run[0]))) for row, runs in both.items()
+    }
 
 
 def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
@@ -538,6 +557,13 @@ def differences(
         figures = {"mean": gain.mean(), "low": low, "high": high}
         found[name] = {key: round(100 * float(value), 2) for key, value in figures.items()}
     return found
+
+
+def ahead(results: dict, ours: str, rivals: Sequence[str]) -> dict[str, dict]:
+    """:func:`differences` of one row to each of its rivals that has run."""
+    pairs = {row: {key: results.get(key, {}) for key in (ours, row)} for row in rivals}
+    found = {row: differences(pair, row) for row, pair in pairs.items()}
+    return {row: one[ours] for row, one in found.items() if ours in one}
 
 
 def _right(run: dict) -> np.ndarray:
@@ -704,9 +730,7 @@ def main() -> None:
     else:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
-        pairs = {row: {key: results.get(key, {}) for key in (CROPS, row)} for row in BEATEN}
-        found = {row: differences(pair, row) for row, pair in pairs.items()}
-        data["object_crops"] = {row: one[CROPS] for row, one in found.items() if CROPS in one}
+        data["object_crops"] = {ours: ahead(results, ours, RIVALS[ours]) for ours in RIVALS}
     if BASELINE in done and not options.tune:
         checkpoint = done[BASELINE][str(options.seeds[0])]["checkpoint"]
         data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
