@@ -43,11 +43,7 @@ CALLED = {
         "Saliency (strong blurring)",
     ),
     "mocov2-salmask-mean": ("mean", "mean, weight-free, hard negative", "Saliency (mean filling)"),
-    "mocov2-objectcrops-highpass": (
-        CROPS,
-        "object crops, weight-free",
-        None,
-    ),
+    "mocov2-objectcrops-highpass": (CROPS, "object crops, weight-free", None),
     "mocov2-objectcrops": (PLAIN_CROPS, None, None),
     "mocov2-mixmask": ("MixMask", None, None),
     "adios-s-mocov2": ("ADIOS-s", "ADIOS-s", "ADIOS"),

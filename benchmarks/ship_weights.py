@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import yaml
+from render import CROPS, PLAIN_CROPS
 
 from mmsalmask.checkpoint import describe, find_backbone, load_checkpoint, save_backbone
 from mmsalmask.cli import report_errors
@@ -28,8 +29,8 @@ METHODS = {
     "blur": "mocov2-salmask-blur",
     "mean": "mocov2-salmask-mean",
     "high-pass, no hard negatives": "mocov2-salmask-highpass-nohard",
-    "high-pass filter, local crops on the object": "mocov2-objectcrops-highpass",
-    "local crops on the object": "mocov2-objectcrops",
+    CROPS: "mocov2-objectcrops-highpass",
+    PLAIN_CROPS: "mocov2-objectcrops",
 }
 KEPT = ("command", "commit", "hardware", "python", "torch", "threads", "seed")
 KEPT += ("pretraining_seconds", "curves")

@@ -48,6 +48,8 @@ def test_runs_of_other_machines_stay_in_the_file(tmp_path):
         ("blur", {"1": {"top1": 5}}),
         ("mean", {"1": {"top1": 1}}),
     ]
+    later = study.joined(both, {"mean": {"10": {"top1": 6}, "0": {"top1": 7}}})
+    assert list(later["mean"]) == ["0", "1", "10"]
     given.json.write_text(json.dumps({"recipe": {**recipe, "lr": 9}, "results": earlier}))
     with pytest.raises(InputError, match="of another recipe"):
         study.earlier_study(given)
@@ -86,6 +88,20 @@ def test_differences_are_paired_by_photo_and_seed():
     width = {name: row["high"] - row["low"] for name, row in found.items()}
     assert width["better"] < width["other"] / 2
     assert found["better"]["low"] > 0
+
+
+def test_object_crops_are_compared_with_each_of_their_rivals_alone():
+    random = np.random.default_rng(0)
+    rows = {name: random.random((2, 203)) < 0.6 for name in ("ours", "first", "second", "other")}
+    results = {
+        name: {str(seed): run(each) for seed, each in enumerate(row)} for name, row in rows.items()
+    }
+    found = study.ahead(results, "ours", ("first", "second", "has not run"))
+    assert set(found) == {"first", "second"}
+    for rival in found:
+        gain = 100 * (rows["ours"].mean() - rows[rival].mean())
+        assert found[rival]["mean"] == pytest.approx(gain, abs=0.01)
+    assert study.ahead({"first": results["first"]}, "ours", ("first",)) == {}
 
 
 def test_one_seed_of_a_row_is_compared_with_the_same_seed():

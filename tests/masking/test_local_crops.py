@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from mmsalmask.errors import InputError
-from mmsalmask.masking import MeanFill, SaliencyMasker
+from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
 from mmsalmask.masking.local_crops import CANDIDATES, local_crops
+from mmsalmask.visualization.gallery import describe
 
 VIEWS = torch.arange(3 * 2 * 12 * 16.0).view(3, 2, 12, 16)  # every pixel is told by its value
 
@@ -76,6 +77,16 @@ def test_a_masker_cuts_them_of_what_the_encoder_sees_of_the_clean_query():
     assert second.shape == first.shape
     assert second.mean() > 0.4
     assert SaliencyMasker(MeanFill(), Brightness())(views, views).local_crops is None
+
+
+def test_the_line_below_a_gallery_tells_them():
+    options = dict(patches="random", hard_negatives=0)
+    cutting = SaliencyMasker(HighPassNoise(), masked_views="none", local_crops=2, **options)
+    told = describe(cutting).split("   ·   ")
+    assert told == ["HighPassNoise", "7×7 patches", "nothing masked", "2 local crops"]
+    assert not any(
+        "crops" in part for part in describe(SaliencyMasker(MeanFill(), **options)).split("·")
+    )
 
 
 def test_a_number_that_is_none_is_refused():
