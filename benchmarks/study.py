@@ -134,7 +134,7 @@ RIVALS = {
         "high-pass filter, no masks",
         "high-pass filter, local crops anywhere",
     ),
-    PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE),
+    PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
 }
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
 MASKER = "model.data_preprocessor.masker"
@@ -171,7 +171,16 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
     ),
+    "high-pass filter, one local crop on the object": (
+        "mocov2-objectcrops-highpass",
+        [f"{MASKER}.local_crops=1"],
+    ),
     PLAIN_CROPS: ("mocov2-objectcrops", []),
+    "local crops anywhere": (
+        "mocov2-objectcrops",
+        [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
+    ),
+    "one local crop on the object": ("mocov2-objectcrops", [f"{MASKER}.local_crops=1"]),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
     "blur, no hard negatives": ("mocov2-salmask-blur", [f"{MASKER}.hard_negatives=0"]),
     "mean, random patches, no hard negatives": (
