@@ -34,6 +34,7 @@ import torch
 import yaml
 from localizers import coco_photos, measure, on_grid
 from matplotlib.figure import Figure
+from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
 from photos import find_photos
 from PIL import Image, ImageOps
@@ -169,7 +170,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     CROPS: ("mocov2-objectcrops-highpass", []),
     "high-pass filter, local crops anywhere": (
         "mocov2-objectcrops-highpass",
-        [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
+        [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
     ),
     "high-pass filter, one local crop on the object": (
         "mocov2-objectcrops-highpass",
@@ -178,7 +179,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     PLAIN_CROPS: ("mocov2-objectcrops", []),
     "local crops anywhere": (
         "mocov2-objectcrops",
-        [f"{MASKER}.localizer=null", f"{MASKER}.patches=random"],
+        [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
     ),
     "one local crop on the object": ("mocov2-objectcrops", [f"{MASKER}.local_crops=1"]),
     "mean, no hard negatives": ("mocov2-salmask-mean", [f"{MASKER}.hard_negatives=0"]),
@@ -388,9 +389,10 @@ def trunk(width: int) -> dict:
 
 
 def parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Overrides KEY=VALUE as load_config takes them."""
-    pairs = (pair.split("=", 1) for pair in overrides)
-    return {key: yaml.safe_load(value) for key, value in pairs}
+    """Overrides KEY=VALUE as load_config takes them, read as the command line reads them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="*", action=DictAction, default={})
+    return parser.parse_args(["--cfg-options", *overrides]).cfg_options
 
 
 def _config(recipe: str) -> str:
