@@ -95,8 +95,10 @@ def _ratios(views: MaskedViews) -> dict[str, float]:
             ratios[f"{name}_masked_fg%"], ratios[f"{name}_masked_bg%"] = mask_ratios(mask, where)
     if views.query_foreground is not None:
         ratios["foreground%"] = views.query_foreground.float().mean()
-    names, values = list(ratios), torch.stack(list(ratios.values())).mul(100).tolist()
-    return {name: value for name, value in zip(names, values, strict=True) if value == value}
+    if not ratios:
+        return {}
+    values = torch.stack(list(ratios.values())).mul(100).tolist()
+    return {name: value for name, value in zip(ratios, values, strict=True) if value == value}
 
 
 @HOOKS.register_module()

@@ -213,6 +213,17 @@ def test_random_masks_without_saliency_have_one_ratio(tmp_path):
         assert line["query_masked%"] == pytest.approx(100 * masked, abs=1e-3)
 
 
+def test_a_masker_that_hides_nothing_and_has_no_localizer_logs_no_ratio(tmp_path):
+    hooks = [dict(type="mmsalmask.TrainingStatisticsHook", interval=2)]
+    crops = masker(
+        localizer=None, patches="random", masked_views="none", hard_negatives=0, local_crops=1
+    )
+    _, _, lines = train(tmp_path, crops, hooks)
+    for line in lines:
+        assert "images_per_second" in line
+        assert not [name for name in line if name.endswith("%")]
+
+
 def test_training_without_a_masker_logs_speed_alone_and_draws_nothing(tmp_path):
     hooks = [
         dict(type="mmsalmask.TrainingStatisticsHook", interval=2),
