@@ -16,7 +16,7 @@ def local_crops(
 ) -> Tensor:
     """Windows of half a view's side, at random places or on the object.
 
-    Of the places drawn uniformly for a window, the one with the largest mean saliency is taken.
+    Of the places drawn uniformly for a window, the most salient one is taken.
 
     Args:
         views: (N, C, H, W).
@@ -40,11 +40,17 @@ def local_crops(
         (share * (side - cut + 1)).long().clamp_(max=side - cut)
         for share, side, cut in zip(place, sides, window, strict=True)
     )
-    each = torch.arange(images, device=views.device)
     if saliency is not None:
-        means = _window_means(saliency, sides, window)
-        best = means[each[:, None], top, left].argmax(-1, keepdim=True)
+        down, across = (
+            _cell_weights(cells, side, start, start + cut)
+            for cells, side, start, cut in zip(
+                saliency.shape[1:], sides, (top, left), window, strict=True
+            )
+        )
+        inside = torch.einsum("lndh,nhw,lndw->lnd", down, saliency.float(), across)
+        best = inside.argmax(-1, keepdim=True)
         top, left = top.gather(-1, best), left.gather(-1, best)
+    each = torch.arange(images, device=views.device)
     rows, columns = (
         start + torch.arange(cut, device=views.device)
         for start, cut in zip((top, left), window, strict=True)
@@ -53,15 +59,13 @@ def local_crops(
     return cut_out.permute(0, 1, 4, 2, 3).flatten(0, 1)
 
 
-def _window_means(saliency: Tensor, sides: list[int], window: list[int]) -> Tensor:
-    """Mean saliency of every window of views of these sides, by its upper left corner."""
-    fine = F.interpolate(saliency[:, None].float(), sides, mode="bilinear")[:, 0]
-    sums = F.pad(fine.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    height, width = window
-    inside = (
-        sums[:, height:, width:]
-        - sums[:, :-height, width:]
-        - sums[:, height:, :-width]
-        + sums[:, :-height, :-width]
-    )
-    return inside / (height * width)
+def _cell_weights(cells: int, side: int, start: Tensor, end: Tensor) -> Tensor:
+    """What each of the cells along a side adds to pixels start … end − 1 of it, (*start, cells).
+
+    The map is read between its cells, bilinearly, which is linear along each side: no map of the
+    views' size is needed to sum windows of it.
+    """
+    each = torch.eye(cells, device=start.device)[None]
+    reach = F.interpolate(each, side, mode="linear")[0].cumsum(1)
+    sums = F.pad(reach, (1, 0)).T
+    return sums[end] - sums[start]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker
@@ -35,12 +36,14 @@ def loop(saliency, number, generator):
     return found
 
 
-def test_crops_are_the_most_salient_of_the_windows_drawn():
+@pytest.mark.parametrize("cells", [(12, 16), (4, 4), (7, 5), (24, 32)])
+def test_crops_are_the_most_salient_of_the_windows_drawn(cells):
     generator = torch.Generator().manual_seed(0)
-    saliency = torch.randn(3, 12, 16, generator=generator)
+    saliency = torch.randn(3, *cells, generator=generator)
+    fine = F.interpolate(saliency[:, None], (12, 16), mode="bilinear")[:, 0]
     for seed in range(5):
         crops = local_crops(VIEWS, saliency, 2, torch.Generator().manual_seed(seed))
-        assert places(crops, 2) == loop(saliency, 2, torch.Generator().manual_seed(seed))
+        assert places(crops, 2) == loop(fine, 2, torch.Generator().manual_seed(seed))
 
 
 def test_crops_of_a_coarse_map_lie_on_its_object():
