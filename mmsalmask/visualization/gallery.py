@@ -141,8 +141,11 @@ def _columns(
         if filtered or mask is not None:
             columns.append(Column(title, photo(view, filtered)))
     if masked.local_crops is not None:
-        for number, crops in enumerate(masked.local_crops.split(len(query)), 1):
-            of_query.append(Column(f"local crop {number}", photo(crops, filtered)))
+        for number, crops in enumerate(masked.local_crops.split(len(query))):
+            # With a symmetric loss the key is a query, too, and its crops follow.
+            turned, of_view = divmod(number, masker.local_crops)
+            columns = of_key if turned else of_query
+            columns.append(Column(f"local crop {of_view + 1}", photo(crops, filtered)))
     for number, view in enumerate(masked.hard_negatives, 1):
         which = f" {number}" if len(masked.hard_negatives) > 1 else ""
         of_key.append(Column(f"hard negative{which}", photo(view, filtered)))

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsalmask.engine.hooks import masks
 from mmsalmask.registry import MODELS
+from mmsalmask.visualization import gallery
 from mmsalmask.visualization.gallery import draw_gallery
 
 BATCH, BATCHES = 4, 5
@@ -91,11 +92,13 @@ def model(masking: dict | None) -> dict:
     )
 
 
-def train(work: Path, masking: dict | None, hooks: list, interval: int = 2, epochs: int = 1):
+def train(
+    work: Path, masking: dict | None, hooks: list, interval: int = 2, epochs: int = 1, **options
+):
     """Train; return what the witness saw, the runner, and the logged scalars, a dict per line."""
     witness = Witness()
     runner = Runner(
-        model(masking),
+        {**model(masking), **options},
         work_dir=str(work),
         train_dataloader=dict(
             batch_size=BATCH,
@@ -257,6 +260,24 @@ def count_columns(picture: np.ndarray) -> int:
     coloured = np.r_[False, (band < 250).any((0, 2)), False]
     edges = np.flatnonzero(np.diff(coloured.astype(int)))
     return int((edges[1::2] - edges[::2] > 20).sum())
+
+
+def test_with_a_symmetric_loss_the_crops_of_the_key_stand_beside_the_key(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(gallery, "draw_columns", lambda groups, *_, **__: drawn.extend(groups))
+    crops = masker("HighPassNoise", masked_views="none", hard_negatives=0, local_crops=2)
+    seen, *_ = train(tmp_path, crops, [dict(type="mmsalmask.MaskGalleryHook")], symmetric=True)
+    assert [[column.title for column in columns] for _, columns in drawn] == [
+        ["query view", "saliency", "foreground", "encoded query", "local crop 1", "local crop 2"],
+        ["key view", "encoded key", "local crop 1", "local crop 2"],
+    ]
+    assert len(seen[0].local_crops) == 4 * BATCH
+    for _, columns in drawn:
+        whole, *parts = (column.pictures for column in columns[-3:])
+        for part in parts:
+            side = part.shape[1]
+            windows = np.lib.stride_tricks.sliding_window_view(whole[0], (side, side, 3))
+            assert abs(windows - part[0].clip(0, 1)).max((-1, -2, -3)).min() < 1e-6
 
 
 @pytest.mark.parametrize(("strategy", "columns"), [("MeanFill", 7), ("HighPassNoise", 8)])
