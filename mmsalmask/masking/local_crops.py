@@ -1,8 +1,12 @@
 """Local crops: windows of a view, on its object where a saliency map is given."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from mmsalmask.device import without_autocast
 
 # Side of a window in sides of the view. A view of 20 to 100 % of an image then gives windows of 5
 # to 25 % of it, like the local crops of SwAV and DINO, but at the view's resolution.
@@ -41,15 +45,8 @@ def local_crops(
         for share, side, cut in zip(place, sides, window, strict=True)
     )
     if saliency is not None:
-        down, across = (
-            _cell_weights(cells, side, start, start + cut)
-            for cells, side, start, cut in zip(
-                saliency.shape[1:], sides, (top, left), window, strict=True
-            )
-        )
-        inside = torch.einsum("lndh,nhw,lndw->lnd", down, saliency.float(), across)
-        best = inside.argmax(-1, keepdim=True)
-        top, left = top.gather(-1, best), left.gather(-1, best)
+        most = _inside(saliency, sides, (top, left), window).argmax(-1, keepdim=True)
+        top, left = top.gather(-1, most), left.gather(-1, most)
     each = torch.arange(images, device=views.device)
     rows, columns = (
         start + torch.arange(cut, device=views.device)
@@ -59,13 +56,25 @@ def local_crops(
     return cut_out.permute(0, 1, 4, 2, 3).flatten(0, 1)
 
 
-def _cell_weights(cells: int, side: int, start: Tensor, end: Tensor) -> Tensor:
-    """What each of the cells along a side adds to pixels start … end − 1 of it, (*start, cells).
+def _inside(saliency: Tensor, sides: list[int], corner: tuple, window: list[int]) -> Tensor:
+    """Saliency inside windows of views of these sides, by their corners (L, N, D).
 
-    The map is read between its cells, bilinearly, which is linear along each side: no map of the
-    views' size is needed to sum windows of it.
+    A map is read between its cells bilinearly, which is linear along each side, so a window is
+    summed by how much of it each row and each column of cells makes up; no map of the views' size
+    is needed.
     """
-    each = torch.eye(cells, device=start.device)[None]
-    reach = F.interpolate(each, side, mode="linear")[0].cumsum(1)
-    sums = F.pad(reach, (1, 0)).T
-    return sums[end] - sums[start]
+    parts = []
+    for cells, side, start, cut in zip(saliency.shape[1:], sides, corner, window, strict=True):
+        reach = _reach(cells, side, saliency.device)
+        parts.append(reach[start + cut] - reach[start])
+    rows, columns = parts
+    with without_autocast(saliency.device):
+        return torch.einsum("lndh,nhw,lndw->lnd", rows, saliency.float(), columns)
+
+
+@lru_cache(maxsize=32)
+def _reach(cells: int, side: int, device: torch.device) -> Tensor:
+    """What each cell adds to the first p pixels of a side, p = 0 … side, (side + 1, cells)."""
+    with torch.inference_mode(False):
+        pixels = F.interpolate(torch.eye(cells)[None], side, mode="linear")[0]
+        return F.pad(pixels.cumsum(1), (1, 0)).T.contiguous().to(device)

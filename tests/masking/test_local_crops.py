@@ -46,6 +46,14 @@ def test_crops_are_the_most_salient_of_the_windows_drawn(cells):
         assert places(crops, 2) == loop(fine, 2, torch.Generator().manual_seed(seed))
 
 
+def test_half_precision_around_them_changes_no_place():
+    saliency = torch.randn(3, 7, 7, generator=torch.Generator().manual_seed(0)).add(100.0)
+    first, second = (torch.Generator().manual_seed(0) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        crops = local_crops(VIEWS, saliency, 50, first)
+    assert torch.equal(crops, local_crops(VIEWS, saliency, 50, second))
+
+
 def test_crops_of_a_coarse_map_lie_on_its_object():
     saliency = torch.zeros(3, 4, 4)
     saliency[:, 2:, 2:] = 1.0
