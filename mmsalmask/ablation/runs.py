@@ -2,10 +2,10 @@
 
 import json
 import re
-import time
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -59,13 +59,22 @@ def pretrain(config: list[str], folder: Path, settings: Settings, place: Place) 
     wait_for(folder / "train.log")  # a kill of this tool alone leaves training going
     if run_checkpoints(folder):
         words.append("--resume")
-    start = time.perf_counter()
     call("train", *config, "--verbose", *words, log=folder / "train.log", place=place)
     return {
         "checkpoint": (folder / "last_checkpoint").read_text().strip(),
-        "pretraining_seconds": round(time.perf_counter() - start),
+        "pretraining_seconds": round(trained_seconds(folder)),
         "curves": read_curves(folder),
     }
+
+
+def trained_seconds(folder: Path) -> float:
+    """What the steps of a run took by its logs, those of interrupted calls among them."""
+    points = [line for line in logged_points(folder) if "time" in line]
+    steps = [0, *(line["step"] for line in points)]
+    return sum(
+        (step - before) * line["time"]
+        for line, (before, step) in zip(points, pairwise(steps), strict=True)
+    )
 
 
 def read_curves(folder: Path) -> dict[str, list]:

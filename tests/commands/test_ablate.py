@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from mmsalmask.ablation.plan import Settings, check_rows, read_plan
+from mmsalmask.ablation.runs import trained_seconds
 from mmsalmask.ablation.table import table_rows
 from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.commands import ablate
@@ -164,6 +165,17 @@ def test_a_row_can_change_its_config_be_followed_and_be_classified_linearly(plac
         right = np.unpackbits(np.frombuffer(bytes.fromhex(run_["right"]), np.uint8))[:12]
         assert 100 * right.mean() == pytest.approx(run_["linear_top1"])
     assert "linear top-1 %" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_the_time_of_a_run_is_that_of_the_steps_of_all_calls(tmp_path):
+    # A call that was stopped after its sixth step, and the one that went on.
+    for call, steps in (("first", (4, 6)), ("second", (8, 10, 11))):
+        (tmp_path / call / "vis_data").mkdir(parents=True)
+        lines = [{"loss": 1.0, "time": 0.5 * step, "epoch": 1, "step": step} for step in steps]
+        lines.insert(1, {"knn_top1": 50.0, "step": 1})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / call / "vis_data" / "scalars.json").write_text(text)
+    assert trained_seconds(tmp_path) == 4 * 2 + 2 * 3 + 2 * 4 + 2 * 5 + 5.5
 
 
 def test_a_curve_needs_images_that_nothing_is_trained_on(place, capsys):
