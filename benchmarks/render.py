@@ -675,6 +675,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "price list": lambda: price_list("cpu"),
     "price list on a gpu": lambda: price_list("gpu"),
     "price list on a gpu in a row": lambda: price_list("gpu_in_a_row"),
+    "price of object crops": lambda: price_list("gpu_crops"),
     "figures": figures,
     "model zoo": model_zoo,
     "published linear": lambda: published("table1_linear.csv", LEARNER | LINEAR),
