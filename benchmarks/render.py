@@ -105,7 +105,9 @@ def every_model() -> list[dict]:
 
 def figures() -> str:
     """Methods on MoCo v2: what they mask, how they did here, what a step costs, the paper's."""
-    study, prices = result("study_small.json")["results"], result("pretrain_cost_gpu.json")
+    study, large = result("study_small.json")["results"], whole_runs_128()
+    prices = result("pretrain_cost_gpu_crops.json")["results"]
+    prices |= result("pretrain_cost_gpu.json")["results"]
     paper = {
         row["method"]: row["imagenet100_top1"]
         for row in published_table("table1_linear.csv")
@@ -115,19 +117,30 @@ def figures() -> str:
     rows = []
     for method, (in_study, in_prices, in_paper) in CALLED.items():
         runs = list(study.get(in_study, {}).values())
-        price = prices["results"].get(in_prices)
+        price, whole = prices.get(in_prices), large.get(in_study)
         rows.append(
             [
                 f"[{method}]({told[method]['Config']})",
                 told[method]["Metadata"]["Masks"],
                 over_seeds(runs, "top1"),
                 over_seeds(runs, "linear_top1"),
+                "–" if whole is None else f"{whole['knn_top1']:.1f}",
                 "–" if price is None else f"{price['ratio']:.2f}",
                 paper.get(in_paper, "–"),
             ]
         )
-    header = ["method", "masked; filled with", "kNN top-1 %", "linear top-1 %", "step"]
-    return markdown([*header, "paper: linear %"], rows, words=2)
+    header = ["method", "masked; filled with", "kNN top-1 %", "linear top-1 %", "128 px: kNN %"]
+    return markdown([*header, "step", "paper: linear %"], rows, words=2)
+
+
+def whole_runs_128() -> dict[str, dict]:
+    """The last run of each row at 128 px that was trained to its end, as it was evaluated."""
+    return {
+        name: runs["0"]
+        for data in result("imagenette_128.json")
+        for name, runs in data["results"].items()
+        if "knn_top1" in runs["0"]
+    }
 
 
 def over_seeds(runs: list[dict], key: str, absent: str = "–") -> str:
@@ -378,8 +391,7 @@ def study_rows(data: dict) -> str:
         every = list(runs.values())
         cells = [over_seeds(every, key, "failed") for key in ("linear_top1", "top1")]
         for kind in ("differences", "beyond_random"):
-            found = data.get(kind, {}).get(name)
-            cells.append("{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found) if found else "")
+            cells.append(interval(data.get(kind, {}).get(name)))
         rows.append([name, str(len(runs)), *cells])
     header = ["pretraining", "seeds", "linear top-1 %", "kNN top-1 %", "linear − plain [95 %]"]
     return markdown([*header, "linear − MSCN [95 %]"], rows) + origin(data) + _runs_origin(data)
@@ -405,8 +417,8 @@ def study_crops(data: dict) -> str:
         for rival, found in rivals.items():
             runs = data["results"][rival].items()
             gains = [mine[seed]["top1"] - run["top1"] for seed, run in runs if seed in mine]
-            told = "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found)
-            rows.append([ours, rival, ", ".join(f"{gain:+.1f}" for gain in gains), told])
+            each = ", ".join(f"{gain:+.1f}" for gain in gains)
+            rows.append([ours, rival, each, interval(found)])
     return markdown(["", "minus", "kNN by seed", "linear [95 %]"], rows, words=2)
 
 
@@ -426,10 +438,16 @@ def study_transfer(data: dict) -> str:
     """Accuracies of the same frozen backbones on another set: means over seeds."""
     rows = []
     for name, runs in data["results"].items():
-        moved = [run["transfer"] for run in runs.values() if "transfer" in run]
-        cells = [over_seeds(moved, key) for key in ("linear_top1", "top1")]
-        rows.append([name, str(len(moved)), *cells])
-    return markdown(["pretraining", "seeds", "linear top-1 %", "kNN top-1 %"], rows)
+        if moved := [run["transfer"] for run in runs.values() if "transfer" in run]:
+            cells = [over_seeds(moved, key) for key in ("linear_top1", "top1")]
+            rows.append([name, str(len(moved)), *cells, interval(data["transferred"].get(name))])
+    header = ["pretraining", "seeds", "linear top-1 %", "kNN top-1 %", "linear − plain [95 %]"]
+    return markdown(header, rows)
+
+
+def interval(found: dict | None) -> str:
+    """A difference in points and its 95 % interval; nothing where there is none."""
+    return "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**found) if found else ""
 
 
 def mask_probe() -> str:

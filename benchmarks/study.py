@@ -532,12 +532,14 @@ def transfer(options: argparse.Namespace) -> None:
             train_per_class=PER_CLASS,
             size=options.size,
             knn=options.k,
+            each=True,
             seed=0,  # the same photos for all
             workers=options.workers,
             cfg_options=parsed(run["overrides"]),
         )
         told = {"data": folder.name, "top1": found["knn"]["top1"], "linear_top1": found["top1"]}
         print(f"{file.parent.relative_to(options.out)}: {told}")
+        told |= {key: found[key] for key in ("right", "test_images")}
         write_result(file, {**result, "transfer": told})
 
 
@@ -575,6 +577,15 @@ def ahead(results: dict, ours: str, rivals: Sequence[str]) -> dict[str, dict]:
     pairs = {row: {key: results.get(key, {}) for key in (ours, row)} for row in rivals}
     found = {row: differences(pair, row) for row, pair in pairs.items()}
     return {row: one[ours] for row, one in found.items() if ours in one}
+
+
+def transferred(results: dict) -> dict[str, dict]:
+    """:func:`differences` on the set that is transferred to."""
+    moved = {
+        row: {seed: run["transfer"] for seed, run in runs.items() if "transfer" in run}
+        for row, runs in results.items()
+    }
+    return differences(moved)
 
 
 def _right(run: dict) -> np.ndarray:
@@ -741,6 +752,7 @@ def main() -> None:
     else:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
+        data["transferred"] = transferred(results)
         data["object_crops"] = {ours: ahead(results, ours, RIVALS[ours]) for ours in RIVALS}
     if BASELINE in done and not options.tune:
         checkpoint = done[BASELINE][str(options.seeds[0])]["checkpoint"]

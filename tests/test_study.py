@@ -104,6 +104,20 @@ def test_object_crops_are_compared_with_each_of_their_rivals_alone():
     assert study.ahead({"first": results["first"]}, "ours", ("first",)) == {}
 
 
+def test_differences_on_another_set_are_of_the_backbones_that_moved():
+    def runs(*rights):
+        moved = [{"right": np.packbits(r).tobytes().hex(), "test_images": 8} for r in rights]
+        return {str(seed): {"right": "ff", "transfer": one} for seed, one in enumerate(moved)}
+
+    results = {
+        study.BASELINE: runs([1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]),
+        "moved": runs([1, 1, 1, 1, 0, 0, 0, 0]),
+        "stayed": {"0": {"right": "00"}},
+    }
+    assert study.transferred(results)["moved"]["mean"] == 25.0
+    assert list(study.transferred(results)) == ["moved"]
+
+
 def test_one_seed_of_a_row_is_compared_with_the_same_seed():
     plain = np.array([[True] * 50, [False] * 50])
     results = {
@@ -297,13 +311,14 @@ def test_backbones_are_also_judged_on_another_set(tmp_path, monkeypatch):
     assert judged == [({f"{study.STRATEGY}.a": 5}, 5)]
     found = json.loads(file.read_text())
     assert found["top1"] == 50.0
-    expected = linear(
-        str(config), "none", str(tmp_path / "other"), train_per_class=5, size=32, knn=2, workers=0
-    )
+    settings = {"train_per_class": 5, "size": 32, "knn": 2, "each": True, "workers": 0}
+    expected = linear(str(config), "none", str(tmp_path / "other"), **settings)
     assert found["transfer"] == {
         "data": "other",
         "top1": expected["knn"]["top1"],
         "linear_top1": expected["top1"],
+        "right": expected["right"],
+        "test_images": expected["test_images"],
     }
     monkeypatch.setattr(study, "linear", None)  # what is done is not done again
     study.transfer(given)
