@@ -457,7 +457,7 @@ def test_a_start_is_refused_where_mmengine_would_leave_weights_at_random():
     assert "unexpected (stem.0.conv.weight" in told([shallow], deep_stem.state_dict())
     assert "unexpected (conv1.weight" in told([deep_stem], shallow.state_dict())
     whole = {f"backbone.{name}": value for name, value in shallow.state_dict().items()}
-    assert told([shallow], whole).endswith("out with tools/export_backbone.py")
+    assert told([shallow], whole).endswith("out with `mmsalmask export`")
     assert told([shallow], shallow.state_dict(), style="caffe").startswith(
         "start.pth is a ResNet of style 'caffe', this ResNet one of style 'pytorch'"
     )

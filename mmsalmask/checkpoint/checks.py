@@ -152,7 +152,7 @@ def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], nam
     if _within_more(checkpoint):
         raise InputError(
             f"{name} holds more than a backbone, and none of it would be loaded: take the backbone "
-            "out with tools/export_backbone.py"
+            "out with `mmsalmask export`"
         )
     own = {key: value for key, value in state.items() if not key.startswith("fc.")}
     whose = " and ".join(dict.fromkeys(type(module).__name__ for module in modules))

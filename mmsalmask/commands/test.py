@@ -38,7 +38,7 @@ def test(
     if cfg.get("test_dataloader") is None:
         raise InputError(
             f"{config} has no test_dataloader: a pretraining config has nothing to "
-            "test; use tools/knn.py, or the config of a downstream task"
+            "test; use `mmsalmask knn`, or the config of a downstream task"
         )
     cfg.launcher = check_launcher(launcher)
     cfg.load_from = checkpoint

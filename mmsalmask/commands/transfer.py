@@ -185,7 +185,7 @@ def plan(
         skipped += reasons
     if not planned:
         raise InputError(
-            f"there is no data for any task below {data_root}: see tools/prepare_data.py, "
+            f"there is no data for any task below {data_root}: see `mmsalmask data`, "
             "or say with --data where it lies"
         )
     return planned, skipped

@@ -101,7 +101,7 @@ def resnet_depth(state: Mapping[str, Tensor], name: str) -> int:
             return depth
     raise InputError(
         f"the backbone in {name} is no plain ResNet of {_LIST} layers, for which the downstream "
-        "recipes are: use tools/knn.py and tools/linear.py with the config of its pretraining"
+        "recipes are: use `mmsalmask knn` and `mmsalmask linear` with the config of its pretraining"
     )
 
 

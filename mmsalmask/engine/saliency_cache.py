@@ -56,7 +56,7 @@ class _SavedSaliency(CachedSaliency):
             if known != here:
                 raise InputError(
                     f"{self.name} was made {_made(fact, known, here)}: make it anew with "
-                    "tools/cache_saliency.py"
+                    "`mmsalmask cache`"
                 )
 
 
@@ -185,7 +185,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(
-            f"there is no saliency cache {path}: make it with tools/cache_saliency.py, or give the "
+            f"there is no saliency cache {path}: make it with `mmsalmask cache`, or give the "
             "path of the one you have"
         )
     try:
@@ -196,7 +196,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise InputError(
             f"{path} is no saliency cache of this version (format {manifest.get('format')}, wanted "
-            f"{FORMAT}): make it with tools/cache_saliency.py"
+            f"{FORMAT}): make it with `mmsalmask cache`"
         )
     return manifest
 

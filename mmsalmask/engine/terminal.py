@@ -221,13 +221,21 @@ def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
     recipe = Path(runner.work_dir) / Path(runner.cfg.filename or f"{runner.timestamp}.py").name
     words = [short(recipe), short(checkpoint)]
     if runner.cfg.get("test_dataloader"):
-        yield ["python", "tools/test.py", *words]
+        yield [*_as_started("test"), *words]
     elif hasattr(
         runner.model.module if is_model_wrapper(runner.model) else runner.model, "backbone"
     ):
         folders = ["--train", "TRAIN", "--test", "TEST", "--size", "PIXELS"]
-        yield ["python", "tools/knn.py", *words, *folders]
-        yield ["python", "tools/export_backbone.py", words[1]]
+        yield [*_as_started("knn"), *words, *folders]
+        yield [*_as_started("export", "export_backbone"), words[1]]
+
+
+def _as_started(command: str, tool: str | None = None) -> list[str]:
+    """Another command, named as the running one was: by ``mmsalmask``, or by a file of tools/."""
+    running = Path(sys.argv[0])
+    if running.parent.name == "tools":
+        return ["python", short(running.with_name(f"{tool or command}.py"))]
+    return ["mmsalmask", command]
 
 
 def _command(words: list[str]) -> str:

@@ -115,7 +115,7 @@ def test_the_commands_that_come_next_work(place, done, monkeypatch):
     monkeypatch.chdir(place)
     for command in commands:
         python, tool, *rest = command.split()
-        assert (python, Path(tool).parent) == ("python", Path("tools"))
+        assert (python, Path(tool).parent) == ("python", ROOT / "tools")
         outcome = run_tool(Path(tool).name, *(given.get(word, word) for word in rest))
         assert outcome.status == 0, outcome.err
         tools.append(Path(tool).stem)
