@@ -58,7 +58,7 @@ WITH, WITHOUT = "hard negative", "no hard negative"
 
 
 def methods() -> dict[str, tuple[str, str, int]]:
-    """Name → recipe, localizer, hard negatives."""
+    """Name → recipe, localizer, and how many hard negatives, or local crops, it has."""
     found = {
         "plain": ("mocov2", "none", 0),
         "MSCN": ("mocov2-mscn", "none", 0),
@@ -74,15 +74,18 @@ def methods() -> dict[str, tuple[str, str, int]]:
     for fill, recipe in OURS.items():
         found[f"{fill}, cached, {WITH}"] = (f"mocov2-salmask-{recipe}", "cached", 1)
     for localizer in ("weight-free", "cached"):
-        found[f"object crops, {localizer}"] = ("mocov2-objectcrops-highpass", localizer, 0)
+        for crops, words in ((2, "object crops"), (1, "one object crop")):
+            found[f"{words}, {localizer}"] = ("mocov2-objectcrops-highpass", localizer, crops)
     return found
 
 
 class Method:
     """A model with its optimizer, and a clock for each part of its step."""
 
-    def __init__(self, options: argparse.Namespace, recipe: str, localizer: str, hard: int) -> None:
-        config = self._config(options, recipe, hard)
+    def __init__(
+        self, options: argparse.Namespace, recipe: str, localizer: str, extra: int
+    ) -> None:
+        config = self._config(options, recipe, extra)
         self.device = torch.device(options.device)
         with DefaultScope.overwrite_default_scope("mmpretrain"):
             model = MODELS.build(config.model)
@@ -101,7 +104,7 @@ class Method:
         self.seconds: dict[str, float] = {}
 
     @staticmethod
-    def _config(options: argparse.Namespace, recipe: str, hard: int) -> Config:
+    def _config(options: argparse.Namespace, recipe: str, extra: int) -> Config:
         channels = (32 if options.depth > 34 else 8) * options.width
         overrides = {
             "model.backbone.depth": options.depth,
@@ -116,8 +119,9 @@ class Method:
             overrides |= {"model.mask_net.size": options.size, "model.mask_net.slots": 6}
             recipe, _, at_once = recipe.partition(" ")
             overrides["model.simultaneous"] = bool(at_once)
-        if "salmask" in recipe:
-            overrides["model.data_preprocessor.masker.hard_negatives"] = hard
+        for kind, views in (("salmask", "hard_negatives"), ("objectcrops", "local_crops")):
+            if kind in recipe:
+                overrides[f"model.data_preprocessor.masker.{views}"] = extra
         config = load_config(str(CONFIGS / f"{recipe}_resnet18_demo.py"), overrides)
         if options.amp:
             use_amp(config, options.amp)
@@ -240,9 +244,9 @@ def measure(options: argparse.Namespace) -> dict[str, dict]:
     chosen = ["plain", *(options.only or methods())]
     wanted = {name: parts for name, parts in methods().items() if name in chosen}
     built = {}
-    for name, (recipe, localizer, hard) in wanted.items():
+    for name, (recipe, localizer, extra) in wanted.items():
         torch.manual_seed(0)
-        built[name] = Method(options, recipe, localizer, hard)
+        built[name] = Method(options, recipe, localizer, extra)
         built[name].step(batch(options, 0))  # memory, kernels
     times, parts, peaks = defaultdict(list), defaultdict(list), {}
     for round_ in range(options.rounds):

@@ -28,6 +28,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
 # Rows of the study, of our own.
 CROPS, PLAIN_CROPS = "high-pass filter, local crops on the object", "local crops on the object"
+ONE_CROP = "high-pass filter, one local crop on the object"
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),

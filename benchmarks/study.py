@@ -40,6 +40,7 @@ from photos import find_photos
 from PIL import Image, ImageOps
 from render import (
     CROPS,
+    ONE_CROP,
     PLAIN_CROPS,
     markdown,
     study_grids,
@@ -135,6 +136,7 @@ RIVALS = {
         "high-pass filter, no masks",
         "high-pass filter, local crops anywhere",
     ),
+    ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
     PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
 }
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
@@ -172,10 +174,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
     ),
-    "high-pass filter, one local crop on the object": (
-        "mocov2-objectcrops-highpass",
-        [f"{MASKER}.local_crops=1"],
-    ),
+    ONE_CROP: ("mocov2-objectcrops-highpass", [f"{MASKER}.local_crops=1"]),
     PLAIN_CROPS: ("mocov2-objectcrops", []),
     "local crops anywhere": (
         "mocov2-objectcrops",

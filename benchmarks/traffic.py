@@ -88,7 +88,7 @@ EFFICIENCY = 0.6  # of both that a kernel usually attains
 SHORTEST = 3e-6  # seconds of a kernel that has nothing to do
 
 DEFAULT = ["plain"] + [f"{s}, weight-free, hard negative" for s in ("mean", "blur", "high-pass")]
-DEFAULT += ["object crops, weight-free"]
+DEFAULT += ["object crops, weight-free", "one object crop, weight-free"]
 
 _NO_KERNEL = {"_unsafe_view", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty"}
 _OVERWRITE = {"normal_", "uniform_", "zero_", "fill_", "copy_", "random_"}
