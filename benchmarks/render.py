@@ -467,6 +467,20 @@ def mask_probe() -> str:
     return markdown([*header, "nearer to key %"], rows) + origin(data)
 
 
+def adios_modes() -> str:
+    """ADIOS-s by two phases and by one pass: how they learn, and how large slots were."""
+    data, rows = result("adios_modes.json"), []
+    for name, runs in data["results"].items():
+        every = runs.values()
+        knn, linear = (
+            ", ".join(f"{run[key]:.1f}" for run in every) for key in ("top1", "linear_top1")
+        )
+        areas = [area for run in every for area in run.get("areas", ())]
+        rows.append([name, knn, linear, f"{min(areas):.2f} … {max(areas):.2f}" if areas else ""])
+    header = ["pretraining", "kNN top-1 % by seed", "linear top-1 % by seed", "area of a slot"]
+    return markdown(header, rows) + origin(data)
+
+
 def imagenette_128() -> str:
     """kNN by epoch of the runs at 128 px, those of each machine beneath each other."""
     measured = result("imagenette_128.json")
@@ -724,6 +738,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "endurance": endurance,
     "precision": precision,
     "imagenette at full size": imagenette_128,
+    "adios modes": adios_modes,
     "spread at full size": spread_128,
     "weight of hard negatives": hard_weight,
     "mask shares": mask_shares,
