@@ -753,9 +753,9 @@ def main() -> None:
         data["beyond_random"] = differences(results, RANDOM)
         data["transferred"] = transferred(results)
         data["object_crops"] = {ours: ahead(results, ours, RIVALS[ours]) for ours in RIVALS}
-    if BASELINE in done and not options.tune:
-        checkpoint = done[BASELINE][str(options.seeds[0])]["checkpoint"]
-        data["localizers"], data["hidden"] = analyse(checkpoint, options.width)
+    first = done.get(BASELINE, {}).get(str(options.seeds[0]))
+    if first is not None and not options.tune:
+        data["localizers"], data["hidden"] = analyse(first["checkpoint"], options.width)
     for file in filter(None, (options.out / "study.json", options.json)):
         write_result(file, data)
     draw_curves(results, options.out / "curves.png")
