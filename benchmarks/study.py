@@ -581,7 +581,9 @@ def ahead(results: dict, ours: str, rivals: Sequence[str]) -> dict[str, dict]:
 def transferred(results: dict) -> dict[str, dict]:
     """:func:`differences` on the set that is transferred to."""
     moved = {
-        row: {seed: run["transfer"] for seed, run in runs.items() if "transfer" in run}
+        row: {
+            key: run["transfer"] for key, run in runs.items() if "right" in run.get("transfer", {})
+        }
         for row, runs in results.items()
     }
     return differences(moved)

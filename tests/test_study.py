@@ -113,6 +113,7 @@ def test_differences_on_another_set_are_of_the_backbones_that_moved():
         study.BASELINE: runs([1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]),
         "moved": runs([1, 1, 1, 1, 0, 0, 0, 0]),
         "stayed": {"0": {"right": "00"}},
+        "moved before it was kept what is right": {"0": {"right": "00", "transfer": {"top1": 9.0}}},
     }
     assert study.transferred(results)["moved"]["mean"] == 25.0
     assert list(study.transferred(results)) == ["moved"]
