@@ -196,6 +196,8 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "mean, random patches": ("mocov2-salmask-mean", [f"{MASKER}.patches=random"]),
+    "blur, random patches": ("mocov2-salmask-blur", [f"{MASKER}.patches=random"]),
+    "high-pass, random patches": ("mocov2-salmask-highpass", [f"{MASKER}.patches=random"]),
     "mean, both views": ("mocov2-salmask-mean", [f"{MASKER}.masked_views=both"]),
     "mean, ρ = 1": ("mocov2-salmask-mean", ["model.head.penalty=1.0"]),
     "mean, ρ = 3": ("mocov2-salmask-mean", ["model.head.penalty=3.0"]),
