@@ -14,20 +14,26 @@ from mmsalmask.torchrun import _first_words, leave_last_words
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import os, signal, sys, time
+from pathlib import Path
 from mmsalmask.cli import report_errors
 from mmsalmask.errors import InputError, Stopped
 
 part, first = sys.argv[1], os.environ["RANK"] == "0"
 
 def leave(*_):
-    print("the first process says more, and more", flush=True)
+    if first:  # two may write into one line
+        print("the first process says more, and more", flush=True)
     if part == "stopped":
         raise Stopped("stopped by SIGTERM, saved")
     sys.exit(1)
 
 signal.signal(signal.SIGTERM, leave)
-print("ready", flush=True)
 with report_errors():
+    if first:
+        Path("ready").touch()
+    while not Path("ready").exists():  # else SIGTERM may come before there is a handler
+        time.sleep(0.05)
+    print("ready", flush=True)
     if part == "mistake" and not first:
         raise InputError("image 7.png cannot be read: repair it")
     if part == "killed" and not first:
