@@ -26,6 +26,7 @@ from mmsalmask.engine.tracking import use_tracker
 from mmsalmask.errors import InputError, Stopped
 
 _STOPPED_STATUS = 75
+_LARGE_FOR_A_CPU = 128  # pixels
 
 
 def pretrain(
@@ -105,6 +106,11 @@ def pretrain(
         use_tracker(fitted, tracker)
     config = _write(fitted, folder, dict(overrides or {}), resume)
     print(told, flush=True)
+    if size > _LARGE_FOR_A_CPU and not torch.cuda.is_available():
+        print(
+            f"no GPU was found, and a CPU is slow at size {size}: to try things, take backbone "
+            "resnet18 at size 64"
+        )
     if devices == 1:
         _train_here(config, resume)
     else:

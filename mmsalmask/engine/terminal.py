@@ -29,6 +29,8 @@ SHOWN = {"shown": True}
 # They warn of what a config cannot help, such as layers that only the other part of a C4 model has.
 _LIBRARIES = ("mmengine", "mmcv", "mmpretrain", "mmdet", "mmseg")
 _PRINTING = ("pycocotools.coco", "pycocotools.cocoeval")
+# Seconds after which progress is told though no log line is due: 50 steps may take a CPU an hour.
+_PATIENCE = 30.0
 
 
 class Console(logging.StreamHandler):
@@ -146,7 +148,10 @@ class QuietRunner(ExactRunner):
 
 
 class ProgressHook(Hook):
-    """Tells the console what trains, how it goes on at every log line, and what comes next."""
+    """Tells the console what trains, how it goes on, and what comes next.
+
+    It tells a line of progress with every line of the log, and after half a minute without one.
+    """
 
     priority = "VERY_LOW"  # after those that fill the log, evaluate and save
 
@@ -159,15 +164,16 @@ class ProgressHook(Hook):
     def before_train(self, runner) -> None:
         intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self._interval = min(intervals, default=50)
-        self._start = monotonic()
+        self._start = self._told = monotonic()
         self._first = self._last = runner.iter
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         ends = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        if ends or self.every_n_inner_iters(batch_idx, self._interval):
+        late = monotonic() - self._told > _PATIENCE
+        if late or ends or self.every_n_inner_iters(batch_idx, self._interval):
             done = runner.iter + 1
             self.console.tell(self._line(runner, batch_idx, done), live=True)
-            self._last = done
+            self._last, self._told = done, monotonic()
 
     def after_train_epoch(self, runner) -> None:
         if not self.console.notebook:  # there one line, with a bar, is all of the training

@@ -156,6 +156,29 @@ def test_the_remaining_time_is_right_after_resuming(place, done, monkeypatch):
     assert any(line.startswith("done after 0:00:40: checkpoint ") for line in lines)
 
 
+def test_slow_iterations_are_told_before_a_log_line_is_due(place, monkeypatch):
+    """By a clock on which every iteration takes twenty seconds."""
+    steps = []
+    step = MaskedMoCo.train_step
+
+    def counted(*arguments, **options):
+        steps.append(20)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(MaskedMoCo, "train_step", counted)
+    monkeypatch.setattr(terminal, "monotonic", lambda: sum(steps))
+    settings = {
+        "train_cfg.max_epochs": 1,
+        "train_dataloader.batch_size": 2,
+        "default_hooks.logger.interval": 1000,
+    }
+    outcome = run(place, "slow", **settings)
+    assert outcome.status == 0, outcome.err
+    lines = [line for line in outcome.out.splitlines() if line.startswith("epoch ")]
+    assert [line[: len("epoch 1/1  2/4")] for line in lines] == ["epoch 1/1  2/4", "epoch 1/1  4/4"]
+    assert lines[0].endswith("eta 0:00:40")
+
+
 def test_verbose_prints_all_that_the_log_file_has(place):
     outcome = run(place, "verbose", "--verbose", **{"train_cfg.max_epochs": 1})
     assert outcome.status == 0, outcome.err
