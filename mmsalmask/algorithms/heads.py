@@ -112,13 +112,13 @@ class NTXentHead(BaseModule):
 def _accuracies(logits: Tensor, hard_negatives: Tensor | None, penalty: float) -> dict[str, Tensor]:
     """Accuracies of logits whose columns are the positive, negatives, then hard negatives.
 
-    They stand apart because times ρ a hard negative is nearer than the key for most of a training:
-    one accuracy over all columns would say nothing but that.
+    Hard negatives have an accuracy of their own: multiplied by ρ, they are nearer than the key for
+    most of a training, and a single accuracy over all columns would show only that.
     """
     hard = 0 if hard_negatives is None else hard_negatives.shape[1]
     key, others, own = logits.detach().split([1, logits.shape[1] - 1 - hard, hard], dim=1)
     # A comparison with NaN is False: logits that are not finite count as mistakes.
     found = {"contrast_accuracy": 100 * (key > others).all(1).float().mean()}
-    if hard:
+    if hard and penalty > 0:  # else the logits do not say how near a hard negative is
         found["hard_accuracy"] = 100 * (penalty * key > own).all(1).float().mean()
     return found

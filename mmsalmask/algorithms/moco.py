@@ -262,10 +262,17 @@ class MaskedMoCo(BaseSelfSupervisor):
 
     @torch.no_grad()
     def _enqueue(self, keys: Tensor) -> None:
-        """Write the joined batch's keys over the oldest rows; the queue is a ring."""
+        """Write the joined batch's keys over the oldest rows; the queue is a ring.
+
+        A key that is not finite leaves the old row, or every loss would be NaN until the ring has
+        come round.
+        """
         keys = gather(keys)[-len(self.queue) :]
         rows = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue.index_copy_(0, rows, keys.to(self.queue.dtype))
+        good = keys.isfinite().all(1, keepdim=True)
+        self.queue.index_copy_(
+            0, rows, torch.where(good, keys.to(self.queue.dtype), self.queue[rows])
+        )
         self.queue_pointer.add_(len(keys)).remainder_(len(self.queue))
 
 

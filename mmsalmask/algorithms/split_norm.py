@@ -76,8 +76,8 @@ def split_batch_norm(module: nn.Module, splits: int) -> None:
     """Let every BatchNorm layer of a module work in groups, in place; its state stays as it is.
 
     Raises:
-        InputError: for a module without BatchNorm, and a kind of it that has no groups, such as
-            ``SyncBatchNorm``.
+        InputError: for a module without BatchNorm, a kind of it that has no groups, such as
+            ``SyncBatchNorm``, and one without a momentum.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     others = sorted({type(layer).__name__ for layer in layers if type(layer) not in _SPLIT})
@@ -86,6 +86,11 @@ def split_batch_norm(module: nn.Module, splits: int) -> None:
             f"bn_splits={splits} divides BatchNorm1d and BatchNorm2d layers into groups, but the "
             f"encoder has {' and '.join(others) or 'none'}: set norm_cfg=dict(type='BN') in the "
             "backbone and dict(type='BN1d') in a neck that normalises, or bn_splits=1"
+        )
+    if any(layer.momentum is None for layer in layers):
+        raise InputError(
+            f"bn_splits={splits} takes BatchNorm layers that have a momentum, and the encoder has "
+            "one with momentum=None: give it a number in norm_cfg, or set bn_splits=1"
         )
     for layer in layers:
         layer.__class__ = _SPLIT[type(layer)]

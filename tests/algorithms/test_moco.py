@@ -14,6 +14,7 @@ from torch import nn
 
 from mmsalmask.algorithms import MaskedMoCo, MaskingDataPreprocessor
 from mmsalmask.algorithms import moco as module
+from mmsalmask.algorithms.heads import HardNegativeContrastiveHead
 from mmsalmask.algorithms.split_norm import SplitBatchNorm1d, SplitBatchNorm2d, split_batch_norm
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine import ExactRunner
@@ -123,6 +124,13 @@ def test_hard_accuracy_counts_queries_nearer_to_their_key_than_to_their_hard_neg
     assert losses["contrast_accuracy"].item() == 100.0
 
 
+@pytest.mark.parametrize("penalty", [0.0, -1.0])
+def test_a_penalty_without_effect_leaves_no_hard_accuracy(penalty):
+    query = F.normalize(torch.eye(4, 8), dim=1)
+    head = HardNegativeContrastiveHead(penalty=penalty)
+    assert "hard_accuracy" not in head.loss(query, query, -query, query[:, None])
+
+
 def test_gradient_reaches_the_query_encoder_alone():
     model = moco()
     model.loss(views(), None)["loss"].backward()
@@ -183,6 +191,23 @@ def test_keys_enter_the_queue_in_order_around_its_end_and_hard_negatives_do_not(
             pointer += 1
         assert torch.allclose(model.queue, ring)
         assert model.queue_pointer.item() == pointer % 10
+
+
+def test_a_key_that_is_not_finite_leaves_the_old_row():
+    model = moco(queue_len=10)
+    before, inputs = model.queue.clone(), views(count=2)
+    inputs[1][0, 0, 0, 0] = float("inf")  # by BatchNorm, it spoils all keys of the batch
+    assert model.loss(inputs, None)["loss"].isnan()
+    assert torch.equal(model.queue, before)
+    model.loss(views(count=2), None)
+    assert model.queue.isfinite().all()
+    assert not torch.equal(model.queue, before)
+    keys = F.normalize(torch.randn(3, model.queue.shape[1]), dim=1)
+    keys[1, 2] = float("nan")
+    place, before = model.queue_pointer.item(), model.queue.clone()
+    model._enqueue(keys)
+    rows = [(place + i) % 10 for i in range(3)]
+    assert torch.equal(model.queue[rows], torch.stack([keys[0], before[rows[1]], keys[2]]))
 
 
 def test_a_batch_longer_than_the_queue_leaves_its_newest_keys():
@@ -522,6 +547,11 @@ def test_a_batch_that_does_not_divide_into_groups_is_refused(number):
 def test_groups_of_other_norms_are_refused(norm, found):
     with pytest.raises(InputError, match=f"bn_splits=2 divides .* the encoder has {found}"):
         MaskedMoCo(dict(BACKBONE, norm_cfg=norm), dict(NECK), dict(HEAD), 12, 8, bn_splits=2)
+
+
+def test_groups_of_a_cumulative_average_are_refused():
+    with pytest.raises(InputError, match="momentum=None: give it a number"):
+        split_batch_norm(nn.BatchNorm2d(4, momentum=None), 2)
 
 
 def test_over_several_processes_batch_norm_is_left_alone_and_the_log_says_so(monkeypatch):

@@ -1,7 +1,6 @@
-"""What is not finite stays out of the weights and is reported; collapse is told."""
+"""What is not finite stays out of the weights and is reported."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,17 +8,9 @@ import torch
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from running import train_and_close
-from torch import nn
 
 from mmsalmask.engine import ExactRunner
-from mmsalmask.engine.hooks.guards import (
-    CollapseHook,
-    NonFiniteHook,
-    heavy_hard_negatives,
-    share_of_twins,
-    slow_keys,
-    spread,
-)
+from mmsalmask.engine.hooks.nonfinite import NonFiniteHook
 from mmsalmask.errors import InputError
 
 
@@ -83,59 +74,6 @@ def run(work, model, iterations=8, optim_wrapper=None, **options):
 def reports(work) -> dict[int, dict]:
     found = [json.loads(path.read_text()) for path in work.glob("nonfinite/*.json")]
     return {report["iteration"]: report for report in found}
-
-
-@pytest.mark.parametrize(
-    ("momentum", "steps", "advice"),
-    [(0.999, 1095, "e.g. 0.99,"), (0.999, 7_800, "e.g. 0.996,"), (0.99, 100, "e.g. 0.9,")],
-)
-def test_a_momentum_too_high_for_a_short_training_is_warned_of(momentum, steps, advice):
-    assert advice in slow_keys((momentum, 1.0), steps)
-
-
-@pytest.mark.parametrize(
-    ("momentum", "steps"),
-    [
-        ((0.999, 0.999), 10_000),
-        ((0.99, 1.0), 1_000),
-        ((0.999, 0.999), 99),
-        ((1, 1), 200),
-        (None, 200),
-    ],
-)
-def test_a_momentum_that_fits_is_not(momentum, steps):
-    assert slow_keys(momentum, steps) is None
-
-
-def contrast(penalty=2.0, temperature=0.1, keys=4096, hard_negatives=1) -> nn.Module:
-    model = nn.Module()
-    model.queue = torch.zeros(keys, 8)
-    model.head = SimpleNamespace(penalty=penalty, temperature=temperature)
-    model.data_preprocessor = nn.Identity()
-    model.data_preprocessor.masker = nn.Identity()
-    model.data_preprocessor.masker.hard_negatives = hard_negatives
-    return model
-
-
-def test_hard_negatives_that_outweigh_the_queue_are_warned_of_with_what_to_set():
-    told = heavy_hard_negatives(contrast())
-    assert "from a similarity of 0.42 on" in told
-    assert "set model.head.penalty to 0.8 or less" in told
-    assert heavy_hard_negatives(contrast(penalty=0.8)) is None
-
-
-@pytest.mark.parametrize(
-    "fits",
-    [
-        dict(temperature=0.2, keys=65_536),  # the paper's
-        dict(temperature=0.2),
-        dict(hard_negatives=0),
-        dict(penalty=0.0),
-    ],
-)
-def test_hard_negatives_that_do_not_are_not(fits):
-    assert heavy_hard_negatives(contrast(**fits)) is None
-    assert heavy_hard_negatives(nn.Module()) is None
 
 
 @pytest.mark.parametrize("kind", [float("inf"), float("nan"), "gradient"])
@@ -221,102 +159,30 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, model, lr):
     assert not list(tmp_path.rglob("*.pth"))
 
 
+class Normalised(Model):
+    """A batch that is infinite reaches the statistics of its BatchNorm, whatever its gradient."""
+
+    def __init__(self, bad=()):
+        super().__init__()
+        self.norm, self.batches = torch.nn.BatchNorm1d(3), bad
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        if self.calls + 1 in self.batches:
+            inputs = inputs * float("inf")
+        return super().forward(self.norm(inputs), data_samples, mode)
+
+
+def test_statistics_of_a_bad_batch_go_back_to_those_of_the_last_look(tmp_path):
+    model = run(tmp_path, Normalised({5}), iterations=6, interval=2)
+    before = run(tmp_path / "before", Normalised(), iterations=4)
+    assert sorted(reports(tmp_path)) == [5]
+    assert torch.equal(model.norm.running_mean, before.norm.running_mean)
+    assert torch.equal(model.norm.running_var, before.norm.running_var)
+    assert torch.isfinite(model.weight).all()
+    assert list(tmp_path.glob("*.pth"))  # nothing was refused
+
+
 @pytest.mark.parametrize("options", [{"limit": -1}, {"interval": 0}])
 def test_settings_of_the_guard_that_mean_nothing_are_refused(options):
     with pytest.raises(InputError):
         NonFiniteHook(**options)
-
-
-# ------------------------------------------------------------------------------------ collapse
-
-
-def test_the_spread_is_one_on_the_sphere_and_zero_in_a_point():
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(2000, 64, generator=generator)
-    assert spread(points).item() == pytest.approx(1, abs=0.01)
-    assert spread(points[:1].expand(50, -1)).item() == pytest.approx(0, abs=1e-3)
-    rows = points / points.norm(dim=1, keepdim=True)
-    expected = ((rows - rows.mean(0)) ** 2).mean(0).sum().sqrt()
-    torch.testing.assert_close(spread(3 * points), expected)
-
-
-def test_twins_are_counted_as_in_a_comparison_of_all_pairs():
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(60, 8, generator=generator)
-    assert share_of_twins(rows) == 0
-    rows[10], rows[40], rows[59], rows[3] = rows[2], rows[2], rows[20], -rows[5]
-    pairs = (rows[:, None] == rows[None]).all(-1) & ~torch.eye(60, dtype=torch.bool)
-    assert share_of_twins(rows).item() == pytest.approx(pairs.any(1).float().mean().item())
-    assert share_of_twins(torch.zeros(5, 3)) == 1
-
-
-class Log:
-    def __init__(self):
-        self.lines = []
-
-    def warning(self, line):
-        self.lines.append(line)
-
-
-@pytest.mark.parametrize(
-    ("found", "word"),
-    [
-        ({"embedding_spread": 0.01}, "collapse"),
-        ({"embedding_spread": float("nan")}, "collapse"),
-        ({"queue_twins%": 50.0}, "twice"),
-        ({"flat_saliency%": 90.0}, "flat or not finite"),
-        ({"embedding_spread": 0.9, "queue_twins%": 0.0, "flat_saliency%": 10.0}, None),
-    ],
-)
-def test_what_goes_wrong_is_warned_of(found, word):
-    log, hook = Log(), CollapseHook()
-    for _ in range(2):
-        hook._warn(log, found, done=0.5)
-    assert len(log.lines) == (word is not None)
-    assert all(word in line for line in log.lines)
-
-
-def test_a_new_net_is_not_warned_of_until_it_should_have_spread_and_a_fall_at_once():
-    def told(*seen):
-        log, hook = Log(), CollapseHook()
-        for done, together in seen:
-            hook._warn(log, {"embedding_spread": together}, done)
-        return len(log.lines)
-
-    assert told((0.01, 0.02), (0.05, 0.05), (0.09, 0.3)) == 0
-    assert told((0.01, 0.02), (0.11, 0.02), (0.12, 0.02)) == 1
-    assert told((0.01, 0.02), (0.02, 0.3), (0.03, 0.02)) == 1
-    assert told((0.5, 0.02), (0.6, 0.3), (0.7, 0.02)) == 2
-    assert told((0.01, float("nan"))) == 1
-
-
-@pytest.mark.parametrize(("iteration", "lines"), [(0, 0), (8, 0), (20, 1)])
-def test_a_training_says_how_far_it_is(iteration, lines):
-    hook = CollapseHook(interval=1)
-    hook._queue, hook._embedding, hook._take = None, torch.ones(4, 8), lambda: None
-    hub = SimpleNamespace(update_scalar=lambda name, value: None)
-    runner = SimpleNamespace(iter=iteration, max_iters=100, message_hub=hub, logger=Log())
-    hook.after_train_iter(runner, iteration)
-    assert len(runner.logger.lines) == lines
-
-
-def test_the_watch_begins_with_the_weight_of_hard_negatives():
-    runner = SimpleNamespace(model=contrast(), logger=Log(), max_iters=20_000)
-    CollapseHook().before_train(runner)
-    (line,) = runner.logger.lines
-    assert "a hard negative outweighs the queue" in line
-
-
-@pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
-def test_the_watch_begins_with_the_momentum(steps, lines):
-    model = torch.nn.Module()
-    model.data_preprocessor, model.momentum = torch.nn.Identity(), (0.999, 0.999)
-    runner = SimpleNamespace(model=model, logger=Log(), max_iters=steps)
-    CollapseHook().before_train(runner)
-    assert len(runner.logger.lines) == lines
-
-
-@pytest.mark.parametrize("options", [{"interval": 0}, {"spread": 2}, {"twins": -1}, {"flat": 1.5}])
-def test_settings_of_the_watch_that_mean_nothing_are_refused(options):
-    with pytest.raises(InputError):
-        CollapseHook(**options)
