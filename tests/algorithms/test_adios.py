@@ -13,6 +13,7 @@ from torch import nn
 
 from mmsalmask.algorithms import ADIOSMoCo, ADIOSSimCLR, MaskUNet
 from mmsalmask.algorithms.adios import ADIOSOptimWrapperConstructor
+from mmsalmask.engine.resume.weights import open_gradients, put_back_gradients
 from mmsalmask.errors import InputError
 from mmsalmask.losses import area_penalty
 
@@ -543,6 +544,23 @@ def test_the_usual_ddp_wrapper_is_refused_with_the_one_to_set(tmp_path):
     finally:
         dist.destroy_process_group()
     assert MODEL_WRAPPERS.get("MMSeparateDistributedDataParallel") is SeparateDDP
+
+
+def test_gradients_of_several_processes_are_taken_up_by_one(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
+    try:
+        model = SeparateDDP(adios(simultaneous=True))
+        optim = optimizers(model, accumulative_counts=2)
+        model.train_step(images(), optim)  # the first of two batches
+        gradients = open_gradients(model.module, optim)
+        expected = [p.grad for p in model.module.parameters() if p.grad is not None]
+    finally:
+        dist.destroy_process_group()
+    alone = adios()
+    put_back_gradients(alone, gradients)
+    found = [p.grad for p in alone.parameters() if p.grad is not None]
+    assert len(found) == len(expected) > 10
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 # ------------------------------------------------------------------------------------ in a Runner

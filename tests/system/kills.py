@@ -163,7 +163,7 @@ def several_processes(folder: Path) -> dict:
     end(work, start_ranks(config, work, 2, "--resume"))
     options = ["--cfg-options", "train_dataloader.batch_size=8"]
     end(alone, [start(config, alone, "--resume", *options)])
-    told = re.findall(r"resuming on other batches: (.*)", alone.with_suffix(".txt").read_text())
+    told = re.findall(r"resuming with other batches: (.*)", alone.with_suffix(".txt").read_text())
     dying = folder / "two_dying"
     children = start_ranks(config, dying, 2)
     wait(children[0], 600, lambda: trains(dying))

@@ -33,20 +33,25 @@ def log_sizes(work_dir: str | Path, visualizer: Visualizer) -> dict[str, int]:
     return {str(file.relative_to(work_dir)): file.stat().st_size for file in _files(Path(work_dir))}
 
 
-def cut_logs(work_dir: str | Path, sizes: dict[str, int], current: str | Path) -> int:
-    """Cut the files of curves to these sizes; those that are not named came later, and go.
+def cut_logs(work_dir: str | Path, state: dict[str, Any], current: str | Path) -> int:
+    """Cut the files of curves to a checkpoint's sizes; files that it does not name are removed.
 
     Both formats are only ever appended to, so that a cut file is a valid one. What is cut away
-    belongs to iterations that are trained, and logged, once more.
+    belongs to iterations that are trained, and logged, once more. A checkpoint from another work
+    directory says nothing of the curves in this one, and they stay.
 
     Args:
-        sizes: as :func:`log_sizes` returned them.
+        state: ``logs``, as :func:`log_sizes` returned them, and ``log_folder``, the folder of the
+            run that wrote them, which older checkpoints do not have.
         current: the log directory of this run, which is left alone.
 
     Returns:
         Number of bytes cut away.
     """
-    cut = 0
+    sizes, cut = state["logs"], 0
+    runs = {Path(name).parts[0] for name in sizes} | {state.get("log_folder")} - {None}
+    if not any((Path(work_dir) / run).is_dir() for run in runs):
+        return 0
     for file in _files(Path(work_dir)):
         size = sizes.get(str(file.relative_to(work_dir)), 0)
         surplus = file.stat().st_size - size

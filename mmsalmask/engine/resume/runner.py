@@ -22,7 +22,12 @@ from mmsalmask.engine.resume.loops import EpochLoop, IterLoop
 from mmsalmask.engine.resume.plan import Plan, changes
 from mmsalmask.engine.resume.randomness import random_state, set_random_state
 from mmsalmask.engine.resume.stopping import StopSignals
-from mmsalmask.engine.resume.weights import batch_norm, open_gradients, refuse_bad_weights
+from mmsalmask.engine.resume.weights import (
+    batch_norm,
+    open_gradients,
+    put_back_gradients,
+    refuse_bad_weights,
+)
 from mmsalmask.errors import InputError, Stopped
 from mmsalmask.files import write_atomically
 
@@ -136,6 +141,7 @@ class ExactRunner(Runner):
         Raises:
             InputError: a weight, or a statistic of a BatchNorm, is not finite, in any process.
         """
+        self.call_hook("before_weights_are_checked")
         refuse_bad_weights(self.plain_model)
         exact = isinstance(self.train_loop, EpochLoop | IterLoop)
         exact = exact and options.get("save_optimizer", True)
@@ -161,6 +167,7 @@ class ExactRunner(Runner):
             "validated": loop.validated,
             "gradients": open_gradients(self.plain_model, self.optim_wrapper),
             "logs": log_sizes(self.work_dir, self.visualizer) if is_main_process() else {},
+            "log_folder": Path(self.log_dir).name,
         }
 
     @property
@@ -177,13 +184,12 @@ class ExactRunner(Runner):
         Raises:
             Stopped: always; tells where to go on.
         """
-        name = f"iter_{self.iter}.pth"
-        path = Path(self.work_dir) / name
+        path = Path(self.work_dir) / f"iter_{self.iter}.pth"
         if not path.exists():
             self.message_hub.update_info("stop_checkpoint", str(path))
         self.save_checkpoint(
             self.work_dir,
-            name,
+            path.name,
             meta=dict(epoch=self.epoch, iter=self.iter),
             by_epoch=False,
             backend_args=dict(backend="atomic"),
@@ -248,7 +254,7 @@ class ExactRunner(Runner):
                 "it would have without the interruption"
             )
         elif is_main_process():
-            cut = cut_logs(self.work_dir, state["logs"], self.log_dir)
+            cut = cut_logs(self.work_dir, state, self.log_dir)
             if cut:
                 self.logger.info(
                     f"{cut} bytes of curves after iteration {self.iter} were removed: these "
@@ -265,7 +271,7 @@ class ExactRunner(Runner):
         if found:
             more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
             self.logger.warning(
-                "resuming by another config than the checkpoint's, and this one holds: "
+                "the config differs from the checkpoint's, and the run follows the config: "
                 f"{'; '.join(found[:_TOLD])}{more}"
             )
 
@@ -293,9 +299,8 @@ class ExactRunner(Runner):
         before = self._learning_rate()
         plan.follow(*self.train_loop.progress())
         self.logger.warning(
-            "optimizer and schedule are planned anew, as if they had been so from the start: the "
-            f"learning rate goes on at {self._learning_rate():.4g}, the checkpoint's was "
-            f"{before:.4g}"
+            "another optimizer or schedule than the checkpoint's, followed as if from the start: "
+            f"the learning rate is {self._learning_rate():.4g}, the checkpoint's was {before:.4g}"
         )
 
     def _learning_rate(self) -> float:
@@ -318,9 +323,7 @@ class ExactRunner(Runner):
         if self.rank < len(processes):  # a process more than before draws as it was seeded
             set_random_state(own["random"])
         self.plain_model.load_state_dict(own["batch_norm"], strict=False)
-        parameters = dict(self.plain_model.named_parameters())
-        for name, gradient in state["gradients"].items():
-            parameters[name].grad = gradient.to(parameters[name].device)
+        put_back_gradients(self.plain_model, state["gradients"])
 
     def _batches_here(self, state: dict[str, Any]) -> int:
         """How many batches of this run's size were trained, the checkpoint's having another."""
@@ -343,5 +346,5 @@ class ExactRunner(Runner):
             told.append("masks differ, since each process has random states of its own")
         if rest:
             told.append(f"{rest} images of this epoch are trained once more")
-        self.logger.warning(f"resuming on other batches: {'; '.join(told)}")
+        self.logger.warning(f"resuming with other batches: {'; '.join(told)}")
         return batches

@@ -49,8 +49,23 @@ def open_gradients(
     """What was accumulated for a step that is yet to come, the processes' mean."""
     if all(one.should_update() for one in wrappers_of(optim_wrapper)):
         return {}
-    named = model.named_parameters()
-    gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+    named = _plain_parameters(model)
+    gradients = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
     for gradient in gradients.values():
         all_reduce(gradient, "mean")
     return gradients
+
+
+def put_back_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:
+    """What :func:`open_gradients` returned, with or without the processes of then."""
+    parameters = _plain_parameters(model)
+    for name, gradient in gradients.items():
+        parameters[name].grad = gradient.to(parameters[name].device)
+
+
+def _plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by their names without DDP, which may wrap single parts of a model."""
+    return {
+        ".".join(part for part in name.split(".") if part != "module"): parameter
+        for name, parameter in model.named_parameters()
+    }

@@ -152,19 +152,36 @@ def test_curves_are_cut_back_to_the_checkpoint(tmp_path):
     first, second = run("first"), run("second")
     for step in range(3):
         first.add_scalars({"loss": step / 2}, step=step)
-    sizes, expected = log_sizes(tmp_path, first), curves(tmp_path)
+    state, expected = {"logs": log_sizes(tmp_path, first)}, curves(tmp_path)
     assert len(expected) == 6
     first.add_scalars({"loss": 9.0}, step=3)
     second.add_scalars({"loss": 9.0}, step=3)
     log_sizes(tmp_path, first), log_sizes(tmp_path, second)
     (tmp_path / "first" / "notes.json").write_text("{}")
     assert len(curves(tmp_path)) == 10
-    assert cut_logs(tmp_path, sizes, current=tmp_path / "second") > 0
+    assert cut_logs(tmp_path, state, current=tmp_path / "second") > 0
     assert len(curves(tmp_path)) == 8  # the current run's are left alone
-    assert cut_logs(tmp_path, sizes, current=tmp_path / "third") > 0
+    assert cut_logs(tmp_path, state, current=tmp_path / "third") > 0
     assert curves(tmp_path) == expected
-    assert cut_logs(tmp_path, sizes, current=tmp_path / "third") == 0
+    assert cut_logs(tmp_path, state, current=tmp_path / "third") == 0
     assert (tmp_path / "first" / "notes.json").exists()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"logs": {"elsewhere/vis_data/scalars.json": 3}},
+        {"logs": {}, "log_folder": "elsewhere"},
+    ],
+)
+def test_a_checkpoint_of_another_folder_leaves_the_curves_of_this_one(tmp_path, state):
+    file = tmp_path / "here" / "vis_data" / "scalars.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"loss": 1}\n')
+    assert cut_logs(tmp_path, state, current=tmp_path / "now") == 0
+    assert file.read_text() == '{"loss": 1}\n'
+    assert cut_logs(tmp_path, {"logs": {}, "log_folder": "here"}, current=tmp_path / "now") > 0
+    assert not file.exists()
 
 
 # ------------------------------------------------------------------------------------ the whole
