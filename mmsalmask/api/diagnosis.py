@@ -1,6 +1,7 @@
 """Is my pretraining any good? Asked of the features alone, without labels."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmsalmask.api.devices import choose_device
-from mmsalmask.api.encoder import Encoder
+from mmsalmask.api.encoder import Encoder, working
 from mmsalmask.api.images import Data, evenly, image_paths
 from mmsalmask.api.models import as_encoder, untrained
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
@@ -123,7 +124,7 @@ def diagnose(
         views = _encode_views(encoders, loader, size, place, seed)
     if len(views[0][0]) < _LEAST:
         raise InputError(
-            f"{len(views[0][0])} images that can be read say too little: give {_LEAST} or more"
+            f"only {len(views[0][0])} images can be read, too few: give {_LEAST} or more"
         )
     return judge(views[0], views[1])
 
@@ -245,18 +246,16 @@ def _collate(items: list) -> tuple[Tensor, Tensor] | None:
     return torch.stack(images), torch.tensor(sizes)
 
 
-@torch.inference_mode()
 def _encode_views(
     encoders: tuple[Encoder, ...], loader: DataLoader, size: int, place: torch.device, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Features (N, D) of two views of all images, by each encoder."""
     augment = DeviceAugmentation(RandomView(size=size))
     generator = torch.Generator().manual_seed(seed)
-    states = [(encoder, encoder.device, encoder.training) for encoder in encoders]
     features: list[tuple[list, list]] = [([], []) for _ in encoders]
-    try:
+    with ExitStack() as stack:
         for encoder in encoders:
-            encoder.to(place).eval()
+            stack.enter_context(working(encoder, place))
         for batch in with_progress(loader, "encoding"):
             if batch is None:
                 continue
@@ -266,9 +265,6 @@ def _encode_views(
             for encoder, lists in zip(encoders, features, strict=True):
                 for view, rows in zip(views, lists, strict=True):
                     rows.append(encoder(encoder.view(view)).float().cpu())
-    finally:
-        for encoder, device, training in states:
-            encoder.to(device).train(training)
     empty = torch.empty(0, 1)
     joined = [[torch.cat(rows) if rows else empty for rows in lists] for lists in features]
     return [(first, second) for first, second in joined]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmsalmask.api.devices import choose_device
+from mmsalmask.api.encoder import working
 from mmsalmask.api.images import Data, image_paths
 from mmsalmask.api.models import as_encoder
 from mmsalmask.checks import check_integer
@@ -212,7 +213,6 @@ def _collate(items: list[tuple[int, Tensor | None]]) -> tuple[list[int], Tensor 
     return list(indices), torch.stack(crops)
 
 
-@torch.inference_mode()
 def embed(
     model: Any,
     data: Data,
@@ -248,10 +248,6 @@ def embed(
     """
     encoder, place = as_encoder(model), choose_device(device)
     paths = image_paths(data)
-    before = encoder.device
-    encoder.to(place)
-    training = encoder.training
-    encoder.eval()
     crops = _Crops(paths, check_integer("size", size or encoder.size))
     loader = DataLoader(
         crops,
@@ -260,15 +256,12 @@ def embed(
         collate_fn=_collate,
     )
     features, read = [], []
-    try:
-        with sentences_for_memory(f"batch_size={batch_size} at {crops.size} px"):
-            for indices, images in with_progress(loader, "embedding"):
-                if images is not None:
-                    features.append(encoder(encoder.view(images.to(place))).float().cpu())
-                    read += indices
-    finally:
-        encoder.to(before)
-        encoder.train(training)
+    memory = sentences_for_memory(f"batch_size={batch_size} at {crops.size} px")
+    with memory, working(encoder, place):
+        for indices, images in with_progress(loader, "embedding"):
+            if images is not None:
+                features.append(encoder(encoder.view(images.to(place))).float().cpu())
+                read += indices
     if not features:
         raise InputError(f"none of the {len(paths)} images can be read ({some_names(paths, 2)})")
     known = set(read)

@@ -1,6 +1,7 @@
 """A frozen or fine-tunable encoder that carries how it wants its images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ class Encoder(nn.Module):
     def extra_repr(self) -> str:
         """Name, size and filter."""
         return f"{self.name}, size={self.size}, high_pass={self.high_pass}"
+
+
+@contextmanager
+def working(encoder: Encoder, place: torch.device) -> Iterator[None]:
+    """Have an encoder evaluate on a device, without gradients; afterwards it is as it was.
+
+    It moves outside of the inference mode, whose tensors could not be trained later.
+    """
+    before, training = encoder.device, encoder.training
+    encoder.to(place).eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        encoder.to(before).train(training)
 
 
 class Transform:

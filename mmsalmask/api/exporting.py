@@ -73,7 +73,7 @@ def export(
     if filter_inside:
         raise InputError("filter_inside is for format='onnx': weights alone hold no filter")
     if isinstance(checkpoint, Encoder):
-        raise InputError(f"format {format!r} is written of a checkpoint: give its file or run")
+        raise InputError(f"format {format!r} needs a checkpoint: give its file or its run")
     source = local_file(
         checkpoint.checkpoint if isinstance(checkpoint, Run) else os.fspath(checkpoint)
     )

@@ -18,7 +18,7 @@ from mmsalmask.api.images import Data, image_paths
 from mmsalmask.api.recipes import find_recipe, set_localizer, set_size
 from mmsalmask.api.run import picture_figure
 from mmsalmask.checks import check_integer
-from mmsalmask.config import load_config
+from mmsalmask.config import load_config, override
 from mmsalmask.data import BrokenImage
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import MODELS
@@ -56,7 +56,7 @@ def show_masks(
     """
     check_integer("images", images)
     recipe = find_recipe(method)
-    config = load_config(recipe.config, dict(overrides or {}))
+    config = load_config(recipe.config)
     settings = config.model.get("data_preprocessor") or config.get("data_preprocessor") or {}
     if settings.get("masker") is None:
         learned = config.model.get("mask_net") is not None
@@ -67,6 +67,7 @@ def show_masks(
         )
     set_size(config, check_integer("size", size))
     set_localizer(config, localizer)
+    override(config, dict(overrides or {}))
     settings = config.model.get("data_preprocessor") or config.get("data_preprocessor")
     with _seeded(seed), DefaultScope.overwrite_default_scope("mmpretrain"), torch.no_grad():
         preprocessor = MODELS.build(settings)

@@ -21,7 +21,14 @@ from mmsalmask.api.recipes import dataset_config, find_recipe, fit_recipe
 from mmsalmask.api.run import Run
 from mmsalmask.checks import check_integer, is_number
 from mmsalmask.config import load_config
-from mmsalmask.engine.launch import build_runner, has_checkpoint, own_work_dir, set_resume, train
+from mmsalmask.engine.launch import (
+    build_runner,
+    has_checkpoint,
+    own_work_dir,
+    refuse_held,
+    set_resume,
+    train,
+)
 from mmsalmask.engine.tracking import use_tracker
 from mmsalmask.errors import InputError, Stopped
 
@@ -152,7 +159,9 @@ def _write(
     try:
         fitted.dump(draft)
         config = load_config(str(draft), overrides)
-        if resume and file.exists() and has_checkpoint(config):
+        if not resume:
+            refuse_held(config)
+        elif file.exists() and has_checkpoint(config):
             _refuse_other_run(config, load_config(str(file)), folder)
         config.dump(draft)
         os.replace(draft, file)

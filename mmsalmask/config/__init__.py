@@ -9,7 +9,7 @@ anything is built, and named, with the nearest thing that exists:
 """
 
 from mmsalmask.config.checking import check_config
-from mmsalmask.config.reading import config_file, load_config
+from mmsalmask.config.reading import config_file, load_config, override
 from mmsalmask.config.values import optimizers
 
-__all__ = ["check_config", "config_file", "load_config", "optimizers"]
+__all__ = ["check_config", "config_file", "load_config", "optimizers", "override"]

@@ -1,7 +1,7 @@
 """Reading a config file, and merging the options of the command line into it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         InputError: The file is missing or cannot be read as a config; an option names a key that
             neither exists nor is accepted by what it would be added to, or would have no effect.
     """
-    cfg = _read(path)
-    options = dict(options or {})
+    return override(_read(path), options or {})
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> Config:
+    """Merge options into a config, in place, as :func:`load_config` does."""
     _refuse_nested_options(options)
     old_root = cfg.get("data_root")
     if "data_root" in options and old_root is not None:

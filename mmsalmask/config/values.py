@@ -60,8 +60,8 @@ def _parts(cfg: Config, key: str) -> Iterator[Spot]:
 def _check_momentum(name: str, value: Any) -> None:
     if not is_number(value, 0, 1) or value == 1:
         raise InputError(
-            f"{name} is the share of the former steps that goes into the next, at least 0 and "
-            f"below 1 (usually 0.9), got {value!r}: the weights would grow beyond all limits"
+            f"{name} must be at least 0 and below 1 (usually 0.9), got {value!r}: weights "
+            "would diverge"
         )
 
 

@@ -101,6 +101,15 @@ def has_checkpoint(config: Config) -> bool:
     return bool(run_checkpoints(*_checkpoint_folders(config)))
 
 
+def refuse_held(config: Config) -> None:
+    """Refuse a work directory that holds checkpoints of a run, by an :class:`InputError`."""
+    if found := run_checkpoints(*_checkpoint_folders(config)):
+        raise InputError(
+            f"{config.work_dir} holds a run already, up to {found[0].name}: add --resume to go on "
+            "with it, or choose another --work-dir"
+        )
+
+
 def restarted() -> bool:
     """Whether torchrun or Slurm has started this job again, after a failure or a preemption."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -118,11 +127,8 @@ def own_work_dir(config: Config) -> Iterator[None]:
             run that this one does not resume.
     """
     _check_work_dir(config)
-    if not config.get("resume") and (found := run_checkpoints(*_checkpoint_folders(config))):
-        raise InputError(
-            f"{config.work_dir} holds a run already, up to {found[0].name}: add --resume to go on "
-            "with it, or choose another --work-dir"
-        )
+    if not config.get("resume"):
+        refuse_held(config)
     rank = os.environ.get(_RANKS.get(config.get("launcher", "none"), ""), "0")
     with owned(config.work_dir) if rank == "0" else nullcontext():
         yield
@@ -218,8 +224,8 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
     runner = (QuietRunner if quiet else ExactRunner).from_cfg(config)
     if wrapper.get("type") in _AMP.values() and not torch.cuda.is_available():
         runner.logger.warning(
-            "--amp on a CPU: most only imitate sixteen bits, and take many times as long as with "
-            "32; compare images_per_second without it"
+            "--amp on a CPU: most emulate 16-bit arithmetic and are many times slower than in "
+            "float32; compare images_per_second without --amp"
         )
     for name, optimizer in () if testing else optimizers(config):
         if optimizer.get("lr") == 0:

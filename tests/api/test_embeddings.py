@@ -105,13 +105,25 @@ def test_an_image_that_is_none_of_them_gets_the_nearest_name(embeddings, folder)
         embeddings.nearest(folder / "00.png", k=11)
 
 
+def test_an_encoder_that_was_moved_can_be_trained_afterwards(folder, monkeypatch, tmp_path):
+    """As from the CPU to a GPU and back: every tensor is made anew."""
+    encoder = sm.get_model(PLAIN).train()
+    move = encoder.to
+    monkeypatch.setattr(encoder, "to", lambda place: move(place)._apply(torch.clone))
+    sm.embed(encoder, folder, workers=0)
+    sm.diagnose(encoder, draw(tmp_path / "many", 16), workers=0)
+    assert encoder.training
+    assert not any(t.is_inference() for t in [*encoder.parameters(), *encoder.buffers()])
+    encoder(torch.randn(2, 3, 64, 64)).sum().backward()
+
+
 def test_a_gpu_that_is_not_there_is_told(folder, monkeypatch):
     for call in (
         lambda: sm.embed(PLAIN, folder, device="cuda"),
         lambda: sm.diagnose(PLAIN, folder, device="cuda"),
         lambda: sm.evaluate(PLAIN, folder, folder, device="cuda"),
     ):
-        with pytest.raises(InputError, match=r"device 'cuda': this machine has no such device"):
+        with pytest.raises(InputError, match=r"device 'cuda': PyTorch finds no such device"):
             call()
 
 
@@ -178,7 +190,7 @@ def test_collapse_is_told():
 
 
 def test_too_few_images_are_told(folder):
-    with pytest.raises(InputError, match="11 images that can be read say too little"):
+    with pytest.raises(InputError, match="only 11 images can be read, too few"):
         sm.diagnose(PLAIN, folder, workers=0)
 
 

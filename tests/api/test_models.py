@@ -202,6 +202,19 @@ def test_masks_are_drawn_and_leave_the_random_streams_alone(images):
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
+def test_overrides_have_the_last_word(images):
+    small, large = (
+        np.asarray(
+            sm.show_masks(images, images=1, size=32, overrides=overrides)
+            .axes[0]
+            .images[0]
+            .get_array()
+        )
+        for overrides in (None, {"model.data_preprocessor.augment.view.size": 96})
+    )
+    assert not np.array_equal(small, large)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -172,8 +172,10 @@ def test_the_same_call_goes_on_and_curves_stay_whole(run, images, tmp_path, caps
     assert second.checkpoint.name == "epoch_2.pth"
     assert second.history["step"].tolist() == [2, 4]
     assert first.history["loss"].tolist() == second.history["loss"].tolist()
+    written = (tmp_path / "config.py").read_text()
     with pytest.raises(InputError, match="holds a run already"):
-        sm.pretrain(images, tmp_path, epochs=2, resume=False, **options)
+        sm.pretrain(images, tmp_path, epochs=3, resume=False, **options)
+    assert (tmp_path / "config.py").read_text() == written
     with pytest.raises(InputError, match=r"a run with another model.*choose another out"):
         sm.pretrain(images, tmp_path, "mocov2-salmask-mean", epochs=2, **options)
 
