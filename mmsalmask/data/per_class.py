@@ -92,11 +92,13 @@ def link_split(
             f"the {len(infos)} images of {data} are too few: no class has one for either side"
         )
     for side, part in zip(folders, parts, strict=True):
+        for link in side.rglob("*"):
+            if link.is_symlink():  # of a split that was not finished, perhaps another one
+                link.unlink()
         for index in part:
             photo = Path(infos[index]["img_path"])
             link = side / photo.relative_to(data)
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
             link.symlink_to(photo.resolve())
     write_result(finished, wanted)
     return folders

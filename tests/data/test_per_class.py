@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmsalmask.data import PerClassSplit, split_per_class
+from mmsalmask.data import PerClassSplit, link_split, split_per_class
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS
 
@@ -76,6 +78,20 @@ def test_what_cannot_be_split_is_one_sentence(folder):
             PerClassSplit(folder, "test", count)
     with pytest.raises(InputError, match="split must be 'train' or 'test', got 'val'"):
         PerClassSplit(folder, "val")
+
+
+def test_what_an_unfinished_split_has_left_is_on_neither_side(folder, tmp_path_factory):
+    def choose(count):
+        return lambda labels: split_per_class(labels, count, seed=0)
+
+    out = tmp_path_factory.mktemp("split")
+    for number in (4, 2):
+        sides = link_split(Path(folder), out, ("train", "test"), choose(number), {"n": number})
+        (out / "split.json").unlink()  # as if killed before it was written
+    train, test = ({link.resolve() for link in side.rglob("*.png")} for side in sides)
+    assert len(train) == 4
+    assert len(train | test) == 12
+    assert not train & test
 
 
 def test_caltech101_has_3060_training_images(photos):
