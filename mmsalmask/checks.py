@@ -47,7 +47,7 @@ def check_share(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """The value, if it is a truth value: any word would count as true, ``no`` as well.
+    """The value, if it is True or False. Any word would count as true, even ``no``.
 
     Raises:
         InputError: for anything else.
@@ -68,8 +68,7 @@ def check_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise InputError(
-            f"--device {name}: this machine has no such device for PyTorch, but "
-            f"{', '.join(['cpu', *gpus])}"
+            f"--device {name}: PyTorch finds no such device here, only {', '.join(['cpu', *gpus])}"
         ) from error
 
 

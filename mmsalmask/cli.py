@@ -60,7 +60,7 @@ def check_launcher(launcher: str) -> str:
     """The launcher, if it has started this process.
 
     Raises:
-        InputError: it has not, so that nothing says which of how many processes this is.
+        InputError: it has not, so the rank and the number of processes are unknown.
     """
     variable, way = _LAUNCHERS.get(launcher, (None, ""))
     if variable and variable not in os.environ:

@@ -70,8 +70,8 @@ def main() -> None:
 def _last_words(status: int, failures: list, folder: Path) -> tuple[int, str]:
     """The status to end with, negative for a signal's, and what to say.
 
-    A process that a signal has ended could say nothing, and the others lost it. To be aborted or
-    terminated is what losing others comes to.
+    A process that a signal ended leaves no words. Processes that lose another one are aborted or
+    terminated, so SIGABRT and SIGTERM are not the cause.
     """
     for failure in failures:
         if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGABRT, signal.SIGTERM):

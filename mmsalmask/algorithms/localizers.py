@@ -36,7 +36,7 @@ def backbone_saliency(
     """
     if not isinstance(checkpoint, str):
         raise InputError(
-            "BackboneSaliency looks through trained weights: give its checkpoint, a file, an "
+            "BackboneSaliency needs trained weights: give its checkpoint, a file, an "
             f"address or torchvision://<model>, not {checkpoint!r}"
         )
     backbone = check_part("backbone of BackboneSaliency", backbone)

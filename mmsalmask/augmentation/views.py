@@ -78,7 +78,7 @@ class RandomView:
         flip_prob: of a view mirrored left to right.
 
     Raises:
-        InputError: for a share, probability or range that is none, or an unknown interpolation.
+        InputError: for an invalid share, probability or range, or an unknown interpolation.
     """
 
     def __init__(

@@ -105,9 +105,9 @@ def leave_multimodal_models_out(dependency) -> None:
 
 
 def import_optimizers_quietly(dist) -> None:
-    """mmengine imports torch's functional optimizers next, of which torch 2.4 and 2.5 warn users.
+    """mmengine imports torch's functional optimizers next, and torch 2.4 and 2.5 warn of them.
 
-    They do so whatever the filters say, and nobody here has asked for one.
+    They warn regardless of the filters, although nothing here uses these optimizers.
     """
     with warnings.catch_warnings(record=True), suppress(ImportError):
         import_module("torch.distributed.optim")

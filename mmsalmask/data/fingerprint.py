@@ -29,8 +29,8 @@ def fingerprint(dataset: Dataset) -> dict:
         return dataset.fingerprint
     if not isinstance(dataset, BaseDataset):
         raise InputError(
-            f"a saliency cache counts the images of one dataset, and a {type(dataset).__name__} "
-            "is none: cache and train on what it wraps"
+            f"a saliency cache needs a plain dataset, not a {type(dataset).__name__}: cache and "
+            "train on the dataset inside it"
         )
     paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
     if None in paths:

@@ -151,7 +151,7 @@ class ImageFolder(TolerantDataset):
         self.full_init()
         told = f"{self.data_root}: found {self.found} images, uses {len(self)}"
         if self.skipped:
-            logger.warning(f"{told}, skips {_kinds(self.skipped)}: no kind of image that is read")
+            logger.warning(f"{told}, skips {_kinds(self.skipped)}: not a supported image format")
         else:
             logger.info(told)
 

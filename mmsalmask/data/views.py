@@ -146,8 +146,8 @@ def _is_mirrored(view: dict) -> bool:
     direction = view.get("flip_direction")
     if direction not in (None, "horizontal"):
         raise InputError(
-            f"a view is flipped in direction '{direction}', which its crop cannot tell a saliency "
-            "cache: use RandomFlip with direction='horizontal'"
+            f"a view is flipped in direction '{direction}', but a saliency cache supports only "
+            "horizontal flips: use RandomFlip with direction='horizontal'"
         )
     return direction is not None
 

@@ -81,8 +81,8 @@ def rehearse(runner) -> None:
             ) from error
     if not loss.isfinite():
         raise InputError(
-            f"the loss of the first images is {loss.item()} before anything was learned: look for "
-            "a setting far from its usual value, or for such weights in what the run starts from"
+            f"the loss of the first images is {loss.item()} before training starts: look for a "
+            "setting far from its usual value, or for bad weights in what the run starts from"
         )
 
 

@@ -1,4 +1,4 @@
-"""A localizer is looked through, never trained."""
+"""A localizer is used for inference only, never trained."""
 
 from typing import Any
 

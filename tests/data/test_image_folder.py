@@ -372,7 +372,7 @@ def test_what_is_found_used_and_skipped_is_told_by_kind(tmp_path, caplog):
     logger = logging.getLogger("told")
     root = folder_of(tmp_path, "a/x.png", "a/y.jpg", "b/z.PNG", "b/v.heic", "a/w.HEIC", "a/n.txt")
     told = f"{root}: found 3 images, uses "
-    skipped = ", skips 2 .heic, 1 .txt: no kind of image that is read"
+    skipped = ", skips 2 .heic, 1 .txt: not a supported image format"
     caplog.set_level(logging.INFO, "told")
     for options in ({}, {"with_label": True}):
         ImageFolder(root, LOAD, **options).tell(logger)

@@ -362,7 +362,7 @@ def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
 def test_the_tool_refuses_a_device_that_is_not_there(capsys, shapes, config_file, device):
     words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32)
     status, _, err = run(capsys, config_file, "none", *words, "--device", device)
-    told = f"error: --device {device}: this machine has no such device for PyTorch, but cpu"
+    told = f"error: --device {device}: PyTorch finds no such device here, only cpu"
     assert (status, err.startswith(told), err.count("\n")) == (2, True, 1)
 
 

@@ -1,4 +1,4 @@
-"""A fill that hides nothing without showing something: another image of the batch (MixMask)."""
+"""A fill that shows another image of the batch in the masked patches (MixMask)."""
 
 from dataclasses import dataclass
 
