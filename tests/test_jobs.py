@@ -76,8 +76,11 @@ def test_the_last_line_of_a_command_that_fails_is_told(tmp_path):
         call("trian", log=tmp_path / "log", place=CPU)
 
 
-def test_a_command_that_outlived_its_caller_is_waited_for(tmp_path, capsys, command):
-    name = command("import time; print('start', flush=True); time.sleep(1); print('end')")
+def test_a_command_that_outlived_its_caller_is_waited_for(tmp_path, capsys, command, monkeypatch):
+    name = command(
+        "import os, time\nprint('start', flush=True)\n"
+        "while not os.path.exists('waited'):\n    time.sleep(0.01)\nprint('end')"
+    )
     log = tmp_path / "log"
     code = "import os; from mmsalmask.jobs import Path, call; "
     # Its words name the log's folder, as those of every command that is waited for do.
@@ -88,6 +91,13 @@ def test_a_command_that_outlived_its_caller_is_waited_for(tmp_path, capsys, comm
         time.sleep(0.01)
     caller.kill()
     caller.wait()
+    sleep = time.sleep
+
+    def waited(seconds):
+        (tmp_path / "waited").touch()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", waited)
     wait_for(log)
     assert log.read_text() == "start\nend\n"
     process = (tmp_path / "log.pid").read_text()

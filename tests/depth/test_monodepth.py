@@ -1,5 +1,4 @@
 import copy
-import os
 
 import pytest
 import torch
@@ -340,10 +339,11 @@ def gradients(model, parallel, data):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def half_of_a_batch(rank, port, path):
+def half_of_a_batch(rank, store, path):
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
     model = monodepth().eval()
     data = batch(4)
     data["inputs"] = {
@@ -356,10 +356,9 @@ def half_of_a_batch(rank, port, path):
 
 
 def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    port = 20000 + os.getpid() % 20000
-    path = tmp_path / "gradients.pt"
+    path, store = tmp_path / "gradients.pt", tmp_path / "store"
     # Forked, because every fresh interpreter spends half a minute on importing the libraries.
-    multiprocessing.start_processes(half_of_a_batch, (port, path), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(half_of_a_batch, (store, path), nprocs=2, start_method="fork")
     joined = torch.load(path)
     model = monodepth().eval()
     alone = gradients(model, model, batch(4))

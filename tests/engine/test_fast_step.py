@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from test_masks import BATCH, Views, masker, model
+from small_pairs import BATCH, Views, masker, model
 from torch.profiler import ProfilerActivity, profile
 
 from mmsalmask.checkpoint import backbone_state, load_checkpoint, save_backbone

@@ -31,7 +31,7 @@ model = dict(
 train_dataloader = dict(
     batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
 train_cfg = dict(max_epochs={epochs})
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=-1))
 custom_hooks = []
 """
 
@@ -51,7 +51,7 @@ def killed_and_resumed(config: Path, tracker: str, environment: dict) -> Path:
     words += ["--tracker", tracker]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
     with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL) as training:
-        for _ in range(600):
+        for _ in range(3000):
             if (folder / "epoch_2.pth").exists() or training.poll() is not None:
                 break
             time.sleep(0.1)
@@ -98,6 +98,8 @@ def mlflow_server(tmp_path):
                     break
             assert server.poll() is None, (tmp_path / "server.log").read_text()
             time.sleep(0.1)
+        else:
+            pytest.fail((tmp_path / "server.log").read_text())
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)

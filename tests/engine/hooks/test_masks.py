@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from registered import STRATEGIES
 from running import train_and_close
+from small_pairs import BATCH, Views, masker, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,6 @@ from mmsalmask.registry import MODELS
 from mmsalmask.visualization import gallery
 from mmsalmask.visualization.gallery import draw_gallery
 
-BATCH, BATCHES = 4, 5
 RATIOS = {
     "query_masked_fg%",
     "query_masked_bg%",
@@ -29,23 +29,6 @@ RATIOS = {
     "hard_masked_bg%",
     "foreground%",
 }
-
-
-class Views(torch.utils.data.Dataset):
-    """Pairs of noisy views with a bright square, as a pipeline hands them on."""
-
-    def __init__(self, count: int = BATCH * BATCHES):
-        generator = torch.Generator().manual_seed(0)
-        self.views = torch.randint(
-            0, 90, (count, 2, 3, 32, 32), dtype=torch.uint8, generator=generator
-        )
-        self.views[..., 8:20, 10:24] += 150
-
-    def __len__(self):
-        return len(self.views)
-
-    def __getitem__(self, index):
-        return {"inputs": list(self.views[index]), "data_samples": torch.tensor(index)}
 
 
 class Witness(Hook):
@@ -56,40 +39,6 @@ class Witness(Hook):
         masker = runner.model.data_preprocessor.masker
         if masker is not None:
             masker.register_forward_hook(lambda module, plain, masked: self.seen.append(masked))
-
-
-def masker(strategy: str = "MeanFill", **options) -> dict:
-    settings = dict(
-        type="mmsalmask.SaliencyMasker",
-        strategy=dict(type=f"mmsalmask.{strategy}"),
-        localizer=dict(type="mmsalmask.BoundaryPriorSaliency"),
-        grid=4,
-    )
-    return {**settings, **options}
-
-
-def model(masking: dict | None) -> dict:
-    return dict(
-        type="mmsalmask.MaskedMoCo",
-        queue_len=10,
-        feat_dim=8,
-        data_preprocessor=dict(
-            type="mmsalmask.MaskingDataPreprocessor",
-            mean=[123.675, 116.28, 103.53],
-            std=[58.395, 57.12, 57.375],
-            to_rgb=True,
-            masker=masking,
-        ),
-        backbone=dict(type="mmpretrain.ResNet", depth=18, base_channels=8, stem_channels=8),
-        neck=dict(
-            type="mmpretrain.MoCoV2Neck",
-            in_channels=64,
-            hid_channels=8,
-            out_channels=8,
-            with_avg_pool=True,
-        ),
-        head=dict(type="mmsalmask.HardNegativeContrastiveHead"),
-    )
 
 
 def train(
