@@ -672,11 +672,14 @@ def draw_curves(results: dict, picture: Path) -> None:
     for number, (name, runs) in enumerate(results.items()):
         curves = [run["curves"] for run in runs.values() if "curves" in run]
         for axis, key in zip(axes, ("loss", "knn_top1"), strict=True):
-            points = np.array([curve[key] for curve in curves])
-            if points.size:
+            points = [np.array(curve[key]).T for curve in curves if curve[key]]
+            if points:
+                # Seeds of another machine may have been followed at other epochs.
+                epochs = points[0][0]
+                means = np.mean([np.interp(epochs, *each) for each in points], axis=0)
                 style = "-" if number < len(colours) else "--"
                 colour = colours[number % len(colours)]
-                axis.plot(*points.mean(0).T, style, color=colour, label=name, lw=1.4)
+                axis.plot(epochs, means, style, color=colour, label=name, lw=1.4)
     for run in list(results.get(UNTRAINED, {}).values())[:1]:
         axes[1].axhline(run["top1"], color="0.7", lw=1, ls=":", label=UNTRAINED)
     axes[0].set(title="loss (not comparable between methods)", xlabel="epoch")

@@ -16,6 +16,7 @@ from mmsalmask.config import load_config
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.engine.launch import use_amp
 from mmsalmask.errors import InputError
+from mmsalmask.files import write_atomically
 
 # Of the recipes of one method, the first; those for a folder need no weights for their localizer.
 _DATA = ("folder", "in100", "in1k")
@@ -231,5 +232,5 @@ def dataset_config(data: str | os.PathLike | Sequence[str | os.PathLike], out: P
     listing = out / "images.txt"
     text = "".join(f"{os.path.abspath(path)}\n" for path in image_paths(data))
     if not listing.exists() or listing.read_text(encoding="utf-8") != text:
-        listing.write_text(text, encoding="utf-8")
+        write_atomically(listing, text.encode())
     return dict(type="mmsalmask.ImageList", data_root=str(listing.absolute()))
