@@ -235,8 +235,13 @@ def published_cost() -> dict[str, float]:
 
 
 def paper_ratio(name: str) -> float | None:
-    """The published ratio of a row of the price list; the paper has none without hard negatives."""
-    return None if "no hard negative" in name else published_cost().get(name.split(",")[0])
+    """The published ratio of a row of the price list.
+
+    The paper has none without hard negatives, nor of ADIOS by one pass.
+    """
+    if "no hard negative" in name or "simultaneous" in name:
+        return None
+    return published_cost().get(name.split(",")[0])
 
 
 def price_list(where: str) -> str:
@@ -436,14 +441,25 @@ def _runs_origin(data: dict) -> str:
 
 
 def study_transfer(data: dict) -> str:
-    """Accuracies of the same frozen backbones on another set: means over seeds."""
+    """Accuracies of the same frozen backbones on another set: means over seeds.
+
+    A difference is over the seeds that plain MoCo v2 has, too; "paired" says how many these are.
+    """
+    moved = {
+        name: {seed: run["transfer"] for seed, run in runs.items() if "transfer" in run}
+        for name, runs in data["results"].items()
+    }
+    # Only runs whose right photos were kept can be paired, as in transferred() of study.py.
+    told = {name: {seed for seed in runs if "right" in runs[seed]} for name, runs in moved.items()}
     rows = []
-    for name, runs in data["results"].items():
-        if moved := [run["transfer"] for run in runs.values() if "transfer" in run]:
-            cells = [over_seeds(moved, key) for key in ("linear_top1", "top1")]
-            rows.append([name, str(len(moved)), *cells, interval(data["transferred"].get(name))])
-    header = ["pretraining", "seeds", "linear top-1 %", "kNN top-1 %", "linear − plain [95 %]"]
-    return markdown(header, rows)
+    for name, runs in moved.items():
+        if runs:
+            cells = [over_seeds(list(runs.values()), key) for key in ("linear_top1", "top1")]
+            apart = interval(data["transferred"].get(name))
+            paired = str(len(told[name] & told["plain MoCo v2"])) if apart else ""
+            rows.append([name, str(len(runs)), *cells, paired, apart])
+    header = ["pretraining", "seeds", "linear top-1 %", "kNN top-1 %"]
+    return markdown([*header, "paired", "linear − plain [95 %]"], rows)
 
 
 def interval(found: dict | None) -> str:
