@@ -34,7 +34,6 @@ from mmsalmask.saliency import (
     BackboneSaliency,
     BoundaryPriorSaliency,
     Frozen,
-    centre_prior,
     pool_to_grid,
 )
 from mmsalmask.saliency import Localizer as Registered
@@ -116,10 +115,7 @@ def measure(localizer: Localizer, images: Tensor, truth: Tensor) -> dict:
 
 def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Localizer]:
     """Everything the table compares, by name: every localizer that needs nothing is there."""
-    found = {
-        "centre prior alone": lambda x: centre_prior((28, 28)).expand(len(x), -1, -1),
-        "border distance, no prior": BoundaryPriorSaliency().border_distance,
-    }
+    found = {"border distance, no prior": BoundaryPriorSaliency().border_distance}
     for name, part in Registered.registered().items():
         arguments = signature(part).parameters.values()
         if all(argument.default is not argument.empty for argument in arguments):

@@ -135,6 +135,7 @@ RIVALS = {
         "mean",
         "high-pass filter, no masks",
         "high-pass filter, local crops anywhere",
+        "high-pass filter, local crops near the centre",
     ),
     ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
     PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
@@ -173,6 +174,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "high-pass filter, local crops anywhere": (
         "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
+    ),
+    "high-pass filter, local crops near the centre": (
+        "mocov2-objectcrops-highpass",
+        [f"{MASKER}.localizer.type=mmsalmask.CentrePriorSaliency"],
     ),
     ONE_CROP: ("mocov2-objectcrops-highpass", [f"{MASKER}.local_crops=1"]),
     PLAIN_CROPS: ("mocov2-objectcrops", []),

@@ -25,7 +25,7 @@ def of_the_package(family: type) -> list[type]:
 
 STRATEGIES, LOCALIZERS = of_the_package(Strategy), of_the_package(Localizer)
 # Those that look at the views through nothing but themselves.
-WEIGHT_FREE = [part for part in LOCALIZERS if "map_size" in part.example]
+WEIGHT_FREE = [p for p in LOCALIZERS if "map_size" in p.example and p.needs == "views"]
 
 
 @cache

@@ -143,6 +143,10 @@ PARTS = {
         **localizer("BoundaryPriorSaliency"),
         refused=dict(map_size=[*NO_COUNT, 2, (28, 2), (28,), "28"]),
     ),
+    "CentrePriorSaliency": Part(
+        **localizer("CentrePriorSaliency"),
+        refused=dict(map_size=[*NO_COUNT, (28,), "28"]),
+    ),
     "SpectralResidualSaliency": Part(
         **localizer("SpectralResidualSaliency"),
         refused=dict(map_size=[*NO_COUNT, 4, (64, 64)]),

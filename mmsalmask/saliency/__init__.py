@@ -11,7 +11,7 @@ from mmsalmask.saliency.crops import Crops
 from mmsalmask.saliency.foreground import foreground, informative, pool_to_grid
 from mmsalmask.saliency.frozen import Frozen
 from mmsalmask.saliency.localizer import Localizer
-from mmsalmask.saliency.localizers.boundary_prior import centre_prior
+from mmsalmask.saliency.localizers.centre_prior import centre_prior
 from mmsalmask.saliency.maps import cut, standardise
 
 __all__ = [

@@ -22,11 +22,11 @@ class Localizer(Part, nn.Module):
     ``needs`` crops implements :meth:`locate` instead.
 
     Attributes:
-        needs: what :meth:`locate` looks at: the ``"views"`` themselves, or the ``"crops"`` that
-            say which part of which image of a dataset they are.
+        needs: what :meth:`locate` looks at: the ``"views"`` themselves, the ``"crops"`` that say
+            which part of which image of a dataset they are, or ``"nothing"``.
     """
 
-    needs: ClassVar[Literal["views", "crops"]] = "views"
+    needs: ClassVar[Literal["views", "crops", "nothing"]] = "views"
 
     def locate(self, views: Tensor, crops: Crops | None, grid: tuple[int, int]) -> Tensor:
         """Saliency (N, gh, gw) float32 on the patch grid of views (N, 3, H, W).

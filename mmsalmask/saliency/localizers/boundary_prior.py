@@ -11,24 +11,9 @@ from torch import Tensor
 from mmsalmask.checks import check_sides
 from mmsalmask.device import constant, without_autocast
 from mmsalmask.saliency.localizer import Localizer, check_images
+from mmsalmask.saliency.localizers.centre_prior import centre_prior
 
 _TINY = torch.finfo(torch.float32).tiny
-
-
-@lru_cache(maxsize=32)
-def _centre_prior(map_size: tuple[int, int], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        rows, columns = (((torch.arange(size) + 0.5) / size * 2 - 1).square() for size in map_size)
-        return -(rows[:, None] + columns).to(device)
-
-
-def centre_prior(map_size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """(h, w) float32: −r², r the distance from the centre in half-sides, so −2 < −r² ≤ 0.
-
-    The logarithm of a Gaussian with a standard deviation of 0.35 of the side: where photographers
-    put what they photograph.
-    """
-    return _centre_prior(tuple(map_size), torch.device(device))
 
 
 @lru_cache(maxsize=32)
