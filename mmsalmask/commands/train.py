@@ -1,5 +1,8 @@
 """Train what a config describes: pretraining here, downstream tasks of mmdet and mmseg alike.
 
+    mmsalmask train CONFIG --work-dir runs/first --cfg-options data_root=photos
+    mmsalmask train --data photos --work-dir runs/first    # for more: --data photos --help
+
 Exit status: 0 trained to the end; 2 an error of the input, told in a sentence; 75 saved and stopped
 after SIGTERM, SIGINT or SIGUSR1, to be started again with --resume. A second signal stops at once.
 """
