@@ -84,7 +84,9 @@ def train(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     config_arguments(parser)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
     parser.add_argument(
