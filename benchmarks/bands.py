@@ -23,14 +23,9 @@ from mmsalmask.data import ImageFolder, channel_statistics
 from mmsalmask.data.bands import BAND_EXTENSIONS
 from mmsalmask.data.demo_bands import draw_band_set
 from mmsalmask.engine.launch import build_runner
-from mmsalmask.evaluation.features import (
-    EncoderView,
-    bands_of,
-    extract_both,
-    labelled_folders,
-    load_backbone,
-)
+from mmsalmask.evaluation.features import EncoderView, bands_of, extract_both, load_backbone
 from mmsalmask.evaluation.knn import knn_classify
+from mmsalmask.evaluation.labelled import labelled_folders
 from mmsalmask.provenance import provenance, write_result
 
 BANDS, SIZE, WIDTH, NEIGHBOURS = 13, 48, 16, 20

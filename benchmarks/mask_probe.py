@@ -39,7 +39,7 @@ from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.data import ImageFolder
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import CentreCrops
+from mmsalmask.evaluation.labelled import CentreCrops
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS
 

@@ -47,8 +47,9 @@ from mmsalmask.config import load_config
 from mmsalmask.data import ImageFolder, InMemory
 from mmsalmask.engine.launch import build_runner, use_amp
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import CentreCrops, EncoderView, extract_both
+from mmsalmask.evaluation.features import EncoderView, extract_both
 from mmsalmask.evaluation.knn import knn_classify
+from mmsalmask.evaluation.labelled import CentreCrops
 from mmsalmask.losses import info_nce
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.registry import MODELS

@@ -102,6 +102,10 @@ def tracker_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Processes that decode, of commands that do little else; PyTorch warns of more than the cores.
+LOADERS = min(4, os.cpu_count() or 1)
+
+
 def labelled_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and what :func:`mmsalmask.evaluation.features.features_for` reads."""
     parser.add_argument(
@@ -116,7 +120,7 @@ def labelled_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="split --train: learn from N images of each class, classify the others",
     )
-    parser.add_argument("--size", type=int, default=64, help="pixels of the crop (%(default)s)")
+    parser.add_argument("--size", type=int, help="pixels of the crop (as in pretraining)")
     parser.add_argument("--seed", type=int, default=0, help="of split and untrained net")
     parser.add_argument("--batch-size", type=int, default=100, help="images (%(default)s)")
     parser.add_argument(
@@ -223,7 +227,7 @@ _NOT_WRITTEN = {
 def _not_written(error: OSError) -> str:
     # A failed write, unlike a failed open, does not say which file it was.
     told = _NOT_WRITTEN[error.errno].format(error.filename or "the work directory")
-    return f"{told} and start again with --resume, the last good checkpoint is kept"
+    return f"{told} and start again (a training: with --resume, the last good checkpoint is kept)"
 
 
 def _leave(message: str, status: int) -> None:

@@ -21,10 +21,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             temporary file is gone, an older target untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not by the tempfile module: its files are readable by their owner alone, and stay so.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()

@@ -439,7 +439,7 @@ def test_a_full_disk_names_the_disk_and_comforts(capsys):
     status, line = exit_of(full, capsys)
     assert status == 2
     assert line.startswith("error: no space left on the disk that holds runs/epoch_2.pth")
-    assert line.endswith("the last good checkpoint is kept\n")
+    assert line.endswith("the last good checkpoint is kept)\n")
     assert line.count("\n") == 1
 
 
@@ -614,3 +614,19 @@ def test_an_algorithm_that_would_ignore_local_crops_refuses_them(algorithm):
         "mmsalmask.MaskedMoCo"
     )
     check_config(model_with("mmsalmask.MaskedMoCo", cutting))
+
+
+def test_custom_imports_may_lie_beside_the_config_or_where_the_user_is(tmp_path, monkeypatch):
+    beside, here = tmp_path / "configs", tmp_path / "here"
+    for folder, name in ((beside, "part_beside"), (here, "part_here")):
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(here)
+    config = beside / "recipe.py"
+    config.write_text("custom_imports = dict(imports=['part_beside', 'part_here'])\n")
+    load_config(str(config))
+    assert {"part_beside", "part_here"} <= set(sys.modules)
+    config.write_text("custom_imports = dict(imports=['part_nowhere'])\n")
+    with pytest.raises(InputError, match=r"imports what .*No module named 'part_nowhere'\): put"):
+        load_config(str(config))

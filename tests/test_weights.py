@@ -9,13 +9,9 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mmsalmask.config import load_config
-from mmsalmask.evaluation.features import (
-    EncoderView,
-    extract_features,
-    labelled_folders,
-    load_backbone,
-)
+from mmsalmask.evaluation.features import EncoderView, extract_features, load_backbone
 from mmsalmask.evaluation.knn import knn_classify
+from mmsalmask.evaluation.labelled import labelled_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = [

@@ -37,7 +37,11 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 
-log_processor = dict(type='LogProcessor', window_size=50)
+# Means over the window, also of accuracies (not of ``accuracy/top1``, an evaluation's).
+log_processor = dict(
+    type='LogProcessor',
+    window_size=50,
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|_accuracy).*')
 log_level = 'INFO'
 load_from = None
 resume = False

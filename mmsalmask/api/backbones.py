@@ -102,7 +102,12 @@ def channels_of(backbone: nn.Module) -> int:
     """
     training = backbone.training
     backbone.eval()
-    maps = backbone(torch.zeros(1, 3, _PROBE, _PROBE))
+    try:
+        maps = backbone(torch.zeros(1, 3, _PROBE, _PROBE))
+    except (AssertionError, RuntimeError, ValueError) as error:  # of another size, a transformer
+        raise InputError(
+            f"the backbone takes no images of {_PROBE} px ({error}): only ConvNets are supported"
+        ) from error
     backbone.train(training)
     last = maps[-1] if isinstance(maps, tuple | list) else maps
     if last.ndim != 4 or last.shape[1] < max(last.shape[2:]):

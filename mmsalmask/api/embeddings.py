@@ -19,13 +19,13 @@ from mmsalmask.api.devices import choose_device
 from mmsalmask.api.encoder import working
 from mmsalmask.api.images import Data, image_paths
 from mmsalmask.api.models import as_encoder
-from mmsalmask.checks import check_integer
+from mmsalmask.checks import check_integer, is_number
 from mmsalmask.cli import with_progress
 from mmsalmask.config.wording import ask, nearest
 from mmsalmask.data import BrokenImage, read_image
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.errors import InputError, some_names
-from mmsalmask.evaluation.features import cut_centre
+from mmsalmask.evaluation.labelled import cut_centre
 from mmsalmask.evaluation.unlabelled import nearest_similarities
 from mmsalmask.files import write_atomically
 from mmsalmask.visualization.embedding import tsne
@@ -116,7 +116,12 @@ class Embeddings:
 
         Returns:
             Path and 1 − mean cosine similarity to the k nearest.
+
+        Raises:
+            InputError: a number is less than one.
         """
+        check_integer("count", count)
+        check_integer("k", k)
         similarities, _ = nearest_similarities(self._tensor, min(k, len(self) - 1))
         strange = 1 - similarities.mean(1)
         order = strange.argsort(descending=True, stable=True)[:count]
@@ -126,7 +131,12 @@ class Embeddings:
         """Pairs of images at least as similar as ``threshold`` (cosine), the most similar first.
 
         What counts as a copy depends on the encoder: an untrained one finds all images alike.
+
+        Raises:
+            InputError: the threshold is no cosine.
         """
+        if not is_number(threshold, -1, 1):
+            raise InputError(f"threshold must be a cosine in [-1, 1], got {threshold!r}")
         points = torch.nn.functional.normalize(self._tensor.double(), dim=1)
         pairs = []
         for start in range(0, len(points), 1024):

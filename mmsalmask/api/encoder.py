@@ -11,9 +11,11 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-from mmsalmask.checkpoint import is_high_pass, typed_parts
+from mmsalmask.checkpoint import is_high_pass, view_size
 from mmsalmask.data import read_image
-from mmsalmask.evaluation.features import EncoderView, cut_centre
+from mmsalmask.errors import InputError
+from mmsalmask.evaluation.features import EncoderView
+from mmsalmask.evaluation.labelled import cut_centre
 
 # ImageNet's, RGB in 0 … 255, as every recipe here has them.
 IMAGENET: dict[str, Any] = dict(
@@ -116,21 +118,14 @@ class Transform:
 
     def __call__(self, image: Image.Image | str | Path) -> Tensor:
         """Take a PIL image or the path of one; see :func:`mmsalmask.data.read_image`."""
+        if not isinstance(image, Image.Image | str | Path):
+            raise InputError(
+                "an encoder transforms a PIL image or the path of one, not "
+                f"{type(image).__name__}: take PIL.Image.fromarray of an RGB array"
+            )
         if not isinstance(image, Image.Image):
             image = Image.fromarray(np.ascontiguousarray(read_image(image)[..., ::-1]))
         return self.view(cut_centre(image.convert("RGB"), self.size)[None])[0]
 
     def __repr__(self) -> str:
         return f"Transform(size={self.size}, filter={self.view.filter is not None})"
-
-
-def view_size(config: Mapping[str, Any]) -> int:
-    """The side in pixels of the views that a config trains with; 224 where it says nothing."""
-    for part in typed_parts([config.get("model"), config.get("data_preprocessor")]):
-        if part["type"].endswith("RandomView"):
-            return part.get("size", 224)
-    for part in typed_parts(config.get("train_dataloader")):
-        if part["type"].endswith("RandomResizedCrop"):
-            scale = part["scale"]
-            return scale if isinstance(scale, int) else scale[0]
-    return 224

@@ -2,14 +2,17 @@
 
 from typing import Any, NamedTuple
 
+from mmengine.logging import MMLogger
+
 from mmsalmask.api.devices import choose_device
 from mmsalmask.api.models import as_encoder
 from mmsalmask.checks import check_integer
 from mmsalmask.data.image_folder import check_folder
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.evaluation.accuracy import accuracy
-from mmsalmask.evaluation.features import count_classes, extract_both, labelled_folders
+from mmsalmask.evaluation.features import extract_both
 from mmsalmask.evaluation.knn import knn_classify
+from mmsalmask.evaluation.labelled import count_classes, labelled_folders, warn_of_shared
 from mmsalmask.evaluation.linear import evaluate_linear
 
 
@@ -73,6 +76,7 @@ def evaluate(
         check_folder(str(folder), "give a folder <class>/<image>")
     crop = check_integer("size", size or encoder.size)
     sets = labelled_folders(str(train), str(test), None, seed, crop)
+    warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)
     before = encoder.device
     try:

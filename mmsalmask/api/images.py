@@ -15,9 +15,9 @@ Data = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def is_list_file(path: str | os.PathLike) -> bool:
-    """Whether it is a file of paths: a file that is neither an image nor an archive."""
+    """Whether it is a file of paths, which is called so, or has no extension."""
     path = Path(path).expanduser()
-    return path.is_file() and path.suffix.lower() not in (*EXTENSIONS, ".tar")
+    return path.is_file() and path.suffix.lower() in (".txt", ".lst", "")
 
 
 def image_paths(data: Data) -> list[str]:
@@ -47,6 +47,6 @@ def _paths(part: str | os.PathLike) -> list[str]:
         return read_paths(path)
     if os.path.isfile(path) and Path(path).suffix.lower() in EXTENSIONS:
         return [path]
-    check_folder(path, "give a folder of images, an image, or a text file of paths")
+    check_folder(path, "give a folder of images, an image, or a .txt file of paths")
     folder = ImageFolder(path)
     return [folder.get_data_info(index)["img_path"] for index in range(len(folder))]

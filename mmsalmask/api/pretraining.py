@@ -100,6 +100,8 @@ def pretrain(
         check_integer(name, value)
     if lr is not None and not is_number(lr, 0):
         raise InputError(f"lr must be a number that is not negative, or None, got {lr!r}")
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise InputError(f"overrides must be a dict, dotted path → value, got {overrides!r}")
     recipe = find_recipe(method)
     _check_devices(devices)
     _check_number(data, batch_size)
@@ -176,7 +178,7 @@ def _refuse_other_run(new: Config, old: Config, folder: Path) -> None:
         if a != b:
             different = next((part for part in a if a[part] != b.get(part)), "")
             raise InputError(
-                f"{folder} holds a run with another {key}.{different}: choose another out, or "
+                f"{folder} holds a run with another {key}.{different}: choose another folder, or "
                 "delete that folder"
             )
 

@@ -33,7 +33,9 @@ class Run:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
-            raise InputError(f"there is no folder {self.folder}, so no run: give the out of a run")
+            raise InputError(
+                f"there is no folder {self.folder}, so no run: give the folder of a run"
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

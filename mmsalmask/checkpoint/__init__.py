@@ -11,6 +11,7 @@ from mmsalmask.checkpoint.origin import (
     read_config,
     saw_high_pass,
     typed_parts,
+    view_size,
     warn_if_filter_differs,
 )
 from mmsalmask.checkpoint.writing import Naming, save_backbone
@@ -35,5 +36,6 @@ __all__ = [
     "to_detectron2",
     "to_torchvision",
     "typed_parts",
+    "view_size",
     "warn_if_filter_differs",
 ]

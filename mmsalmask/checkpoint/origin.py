@@ -84,6 +84,18 @@ def is_high_pass(config: Mapping[str, Any], loader: str = "train_dataloader") ->
     )
 
 
+def view_size(config: Mapping[str, Any]) -> int:
+    """The side in pixels of the views that a config trains with; 224 where it says nothing."""
+    for part in typed_parts([config.get("model"), config.get("data_preprocessor")]):
+        if part["type"].endswith("RandomView"):
+            return part.get("size", 224)
+    for part in typed_parts(config.get("train_dataloader")):
+        if part["type"].endswith("RandomResizedCrop"):
+            scale = part["scale"]
+            return scale if isinstance(scale, int) else scale[0]
+    return 224
+
+
 def _strategies(config: Mapping[str, Any]) -> Iterator[str]:
     """Names of the strategies of all maskers of a config."""
     for name in ("model", "data_preprocessor"):

@@ -14,11 +14,11 @@ A plan is a YAML file: a config, the overrides that all rows share, and the rows
       - name: untrained
         pretrain: false
 
-    python tools/ablate.py PLAN --data photos/ --seeds 0 1 2 --work-dir work_dirs/ablation
+    mmsalmask ablate PLAN --data photos/ --seeds 0 1 2 --work-dir work_dirs/ablation
 
 All rows are checked before the first one starts. Started again with the same command, it goes on
 where it stopped: finished runs are read, interrupted ones resumed. Labels (subfolders of --data)
-are used by the classifiers alone: kNN and, with --linear, the linear one of tools/linear.py.
+are used by the classifiers alone: kNN and, with --linear, that of `mmsalmask linear`.
 
 Rows are compared on a tenth of each class of --data, drawn by a seed and held out of pretraining
 and of the classifiers' training. What is chosen by looking at them (a learning rate, a mask) may be
@@ -206,7 +206,9 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="pixels of the kNN (%(default)s)")
     parser.add_argument("-k", type=int, default=20, help="neighbours that vote (%(default)s)")
     parser.add_argument(
-        "--linear", action="store_true", help="also evaluate a linear classifier (tools/linear.py)"
+        "--linear",
+        action="store_true",
+        help="also evaluate a linear classifier (mmsalmask linear)",
     )
     parser.add_argument(
         "--curve",

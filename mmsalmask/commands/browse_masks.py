@@ -4,13 +4,13 @@ Images pass through the config's own training pipeline and preprocessor, on the 
 they are those of its training data. Files keep their order; the images of a folder are shuffled by
 --seed. Where a batch needs more images than there are, they are used again, in other views.
 
-    python tools/browse_masks.py CONFIG photo.jpg more/photos -o masks.png --batches 5
-    python tools/browse_masks.py CONFIG more/photos --cfg-options \\
+    mmsalmask masks CONFIG photo.jpg more/photos -o masks.png --batches 5
+    mmsalmask masks CONFIG more/photos --cfg-options \\
         model.data_preprocessor.masker.strategy.type=mmsalmask.StrongBlur
 
 ADIOS learns where to mask: with a checkpoint of its training, the picture shows the slots.
 
-    python tools/browse_masks.py configs/demo/adios-mocov2_resnet18_demo.py more/photos \\
+    mmsalmask masks mmsalmask::demo/adios-mocov2_resnet18_demo.py more/photos \\
         --checkpoint work_dirs/adios/epoch_12.pth
 """
 

@@ -1,10 +1,10 @@
 """Run a config's localizer once over its training images, so that training need not run it at all.
 
-    python tools/cache_saliency.py CONFIG -o data/saliency.safetensors \\
+    mmsalmask cache CONFIG -o data/saliency.safetensors \\
         --cfg-options data_root=/data/imagenet
-    torchrun --nproc-per-node 4 tools/cache_saliency.py CONFIG -o data/saliency.safetensors
+    torchrun --nproc-per-node 4 -m mmsalmask cache CONFIG -o data/saliency.safetensors
 
-    python tools/train.py CONFIG --cfg-options \\
+    mmsalmask train CONFIG --cfg-options \\
         model.data_preprocessor.saliency_cache=data/saliency.safetensors
 
 Finished shards lie in <out>.parts until the last one is there; then they are joined into <out>.
@@ -39,7 +39,7 @@ import mmsalmask
 from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.algorithms.preprocessor import normalisation
 from mmsalmask.checks import check_device
-from mmsalmask.cli import config_arguments, report_errors
+from mmsalmask.cli import LOADERS, config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import BrokenImage, fingerprint, read_image
 from mmsalmask.data.image_folder import image_folders
@@ -321,7 +321,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="images (%(default)s)")
     parser.add_argument("--shard-size", type=int, default=1024, help="images (%(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=4, help="processes that decode (%(default)s)"
+        "--workers",
+        type=int,
+        default=LOADERS,
+        help="processes that decode (%(default)s)",
     )
     parser.add_argument("--device", help="default: this process's GPU, or the CPU")
     parser.add_argument(

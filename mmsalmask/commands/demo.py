@@ -1,6 +1,6 @@
 """The main job in a few minutes: draw images, pretrain with masks, look, evaluate, export.
 
-    python tools/demo.py [--work-dir work_dirs/demo] [--seed 0]
+    mmsalmask demo [--work-dir work_dirs/demo] [--seed 0]
 
 Needs no data, no labels in training and no GPU. Everything it makes lies in one folder.
 """

@@ -1,6 +1,6 @@
 """Judge a pretraining without labels, beside an untrained net.
 
-    mmsalmask diagnose work_dirs/mine/epoch_200.pth photos
+mmsalmask diagnose work_dirs/mine/epoch_200.pth photos
 """
 
 import argparse

@@ -71,9 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
         found.map().savefig(options.map, dpi=140)
         print(options.map)
     if options.duplicates is not None:
+        print(f"copies (pairs of a cosine similarity of {options.duplicates:g} or more):")
         for first, second, similarity in found.duplicates(options.duplicates):
             print(f"{similarity:.4f}  {first}  {second}")
-    if options.outliers:
+    if options.outliers is not None:
+        print("outliers (1 - mean cosine similarity to the nearest images):")
         for path, strangeness in found.outliers(options.outliers):
             print(f"{strangeness:.4f}  {path}")
     print(f"{options.out}: {len(found)} images, {found.features.shape[1]} features each")

@@ -24,7 +24,7 @@ def knn(
     train_per_class: int | None = None,
     k: int | Sequence[int] = 20,
     temperature: float = 0.07,
-    size: int = 64,
+    size: int | None = None,
     seed: int = 0,
     batch_size: int = 100,
     workers: int = 2,
@@ -102,7 +102,7 @@ def describe(result: dict) -> str:
     return "\n".join(
         f"kNN top-1 {figures['top1']:.1f} %, mean per class {figures['mean_per_class']:.1f} % "
         f"(k={k}, {result['train_images']} train and {result['test_images']} test images, "
-        f"{result['classes']} classes, {result['checkpoint']})"
+        f"{result['classes']} classes, {result['size']} px, {result['checkpoint']})"
         for k, figures in result["by_k"].items()
     )
 

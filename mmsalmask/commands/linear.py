@@ -37,7 +37,7 @@ def linear(
     held_out: float = 0.2,
     knn: int | None = None,
     each: bool = False,
-    size: int = 64,
+    size: int | None = None,
     seed: int = 0,
     batch_size: int = 100,
     workers: int = 2,
@@ -158,7 +158,7 @@ def describe(result: dict) -> str:
         f"linear top-1 {result['top1']:.1f} %, mean per class {result['mean_per_class']:.1f} % "
         f"(lr={result['learning_rate']:g}, weight decay={result['weight_decay']:g}, "
         f"{result['train_images']} train and {result['test_images']} test images, "
-        f"{result['classes']} classes, {result['checkpoint']})"
+        f"{result['classes']} classes, {result['size']} px, {result['checkpoint']})"
     )
     if "knn" in result:
         knn = result["knn"]

@@ -1,9 +1,9 @@
 """Look at the datasets on disk: what is complete, what is missing, and the commands that fetch it.
 
-    python tools/prepare_data.py                      # everything below data/
-    python tools/prepare_data.py coco voc --data-root /datasets
-    python tools/prepare_data.py pack FOLDER SHARDS   # into tar shards; pack --help tells more
-    python tools/prepare_data.py stats FOLDER         # mean and std; stats --help tells more
+    mmsalmask data                      # everything below data/
+    mmsalmask data coco voc --data-root /datasets
+    mmsalmask data pack FOLDER SHARDS   # into tar shards; pack --help tells more
+    mmsalmask data stats FOLDER         # mean and std; stats --help tells more
 
 Looking reads only: nothing is downloaded, moved or deleted. Where a dataset lies elsewhere, link
 it: ln -s /datasets/coco data/coco. The exit status is 1 if a dataset that was asked for is
@@ -276,14 +276,14 @@ def prepare_data(datasets: Sequence[str] = (), data_root: str | Path = "data") -
         The names of those that are incomplete.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, unless it is the default one.
 
     Example::
 
         assert "coco" not in prepare_data(["coco"], "/datasets")
     """
     console, root = Console(), Path(data_root)
-    if not root.is_dir():
+    if not root.is_dir() and root != Path("data"):
         raise InputError(f"there is no folder {root}: make it, or name another --data-root")
     incomplete = []
     for name in datasets or DATASETS:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import LOADERS, report_errors
 from mmsalmask.data import ImageFolder, channel_statistics
 from mmsalmask.data.bands import BAND_EXTENSIONS
 from mmsalmask.data.loading import EXTENSIONS
@@ -28,7 +28,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", help="what data_root names: a folder, tar shards, a dataset")
     parser.add_argument("--channels", type=int, help="that every image has")
-    parser.add_argument("--workers", type=int, default=4, help="processes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=LOADERS, help="processes (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     options = parser.parse_args(arguments)
     if options.workers < 0 or (options.channels is not None and options.channels < 1):

@@ -1,10 +1,10 @@
 """Take a pretrained backbone through every downstream task that the data on disk allows.
 
-    python tools/transfer.py work_dirs/mine/epoch_200.pth --data-root data
-    python tools/transfer.py work_dirs/mine/epoch_20.pth --schedule small \\
+    mmsalmask transfer work_dirs/mine/epoch_200.pth --data-root data
+    mmsalmask transfer work_dirs/mine/epoch_20.pth --schedule small \\
         --data caltech101=photos/caltech coco=photos/coco voc=photos/VOCdevkit
 
-The datasets are looked for below --data-root (tools/prepare_data.py looks at them); --data says
+The datasets are looked for below --data-root (`mmsalmask data` looks at them); --data says
 where one lies elsewhere. A task without data is left out, or refused if --tasks names it.
 
 The backbone is exported once. One that learned from high-pass filtered images gets the recipes with

@@ -1,6 +1,8 @@
 """Reading a config file, and merging the options of the command line into it."""
 
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,8 +84,15 @@ def _read(path: str) -> Config:
         raise InputError(_missing_file(file))
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
+    # What custom_imports names may lie beside the config, or where the user is.
+    sys.path += [p for p in (str(file.resolve().parent), os.getcwd()) if p not in sys.path]
     try:
         return Config.fromfile(str(file))
+    except ImportError as error:
+        raise InputError(
+            f"config '{path}' imports what cannot be imported ({_deepest(error)}): put the module "
+            "beside the config, or install it"
+        ) from error
     except SyntaxError as error:
         file = (_files_being_read(error) or [path])[-1]
         line = f", line {error.lineno}" if error.lineno else ""
@@ -109,6 +118,13 @@ def _read(path: str) -> Config:
         raise InputError(
             f"config '{file}' cannot be read: {type(error).__name__}: {error}"
         ) from error
+
+
+def _deepest(error: BaseException) -> BaseException:
+    """What an error was raised for in the first place."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 def _files_being_read(error: BaseException) -> list[str]:

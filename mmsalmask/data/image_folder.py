@@ -25,7 +25,10 @@ from mmsalmask.data.tolerance import TolerantDataset
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.registry import DATASETS
 
-_HOW_TO_SET = "set data_root, for example with --cfg-options data_root=/path/to/images"
+_HOW_TO_SET = (
+    "set data_root, for example with --cfg-options data_root=/path/to/images, or name another "
+    "folder"
+)
 
 
 @DATASETS.register_module()

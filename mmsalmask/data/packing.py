@@ -77,7 +77,10 @@ def pack(
         raise InputError(f"{source} has no images: looked for {' '.join(extensions)}")
     names, renamed = _names(storage, source)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}): name another folder") from error
     try:
         counts = _write(storage, names, part, shard_bytes, progress or (lambda done, of: None))
         part.rename(out)

@@ -11,7 +11,7 @@ from mmsalmask import jobs
 from mmsalmask.data import ImageNet100
 from mmsalmask.downstream.task import Dataset, Task
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import labelled_folders
+from mmsalmask.evaluation.labelled import labelled_folders
 
 IMAGENET = Dataset("imagenet", "ImageNet-100", "imagenet")
 CALTECH101 = Dataset("caltech101", "Caltech-101", "caltech101")

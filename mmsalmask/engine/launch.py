@@ -105,8 +105,8 @@ def refuse_held(config: Config) -> None:
     """Refuse a work directory that holds checkpoints of a run, by an :class:`InputError`."""
     if found := run_checkpoints(*_checkpoint_folders(config)):
         raise InputError(
-            f"{config.work_dir} holds a run already, up to {found[0].name}: add --resume to go on "
-            "with it, or choose another --work-dir"
+            f"{config.work_dir} holds a run already, up to {found[0].name}: resume it (--resume; "
+            "in Python resume=True), or choose another --work-dir"
         )
 
 

@@ -71,7 +71,8 @@ def _steps(runner) -> str:
     each = str(images_per_step(runner) // runner.world_size)
     each = each if runner.world_size == 1 else f"{runner.world_size} × {each}"
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        steps = f"{runner.max_epochs} epochs of {len(runner.train_dataloader):,} iterations"
+        number = len(runner.train_dataloader)
+        steps = f"{runner.max_epochs} epochs of {number:,} iteration{'s' * (number > 1)}"
     else:
         steps = f"{runner.max_iters:,} iterations"
     return f"{steps} of {each} images"

@@ -192,7 +192,8 @@ class ProgressHook(Hook):
             parts.append(f"loss {hub.get_scalar('train/loss').mean(window):.4f}")
         named = (name for name in hub.log_scalars if name.startswith("train/") and "acc" in name)
         if accuracy := next(named, None):
-            parts.append(f"accuracy {hub.get_scalar(accuracy).mean(window):.1f} %")
+            name = accuracy.removeprefix("train/").replace("_", " ")
+            parts.append(f"{name} {hub.get_scalar(accuracy).mean(window):.1f} %")
         if "train/time" in hub.log_scalars:
             seconds = hub.get_scalar("train/time").mean(done - self._last)
             speed = images_per_step(runner) / seconds
@@ -219,7 +220,7 @@ class ProgressHook(Hook):
 
 
 def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
-    """The next commands for a trained model: test it if the config says how, or export it.
+    """The next commands for a trained model: a test if the config has one, else judge and export.
 
     The commands read the config that mmengine has written to the work directory, which has all
     overrides.
@@ -231,8 +232,8 @@ def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
     elif hasattr(
         runner.model.module if is_model_wrapper(runner.model) else runner.model, "backbone"
     ):
-        folders = ["--train", "TRAIN", "--test", "TEST", "--size", "PIXELS"]
-        yield [*_as_started("knn"), *words, *folders]
+        yield [*_as_started("diagnose"), words[1], "IMAGES"]
+        yield [*_as_started("knn"), *words, "--train", "TRAIN", "--test", "TEST"]
         yield [*_as_started("export", "export_backbone"), words[1]]
 
 

@@ -4,17 +4,13 @@ Every image is seen as the encoder saw images in pretraining: resized, cut out a
 normalised by the config's preprocessor and, after the high-pass strategy, filtered.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
@@ -24,56 +20,17 @@ from mmsalmask.checkpoint import (
     is_high_pass,
     load_checkpoint,
     typed_parts,
+    view_size,
     warn_if_filter_differs,
 )
 from mmsalmask.checks import check_device, check_integer
 from mmsalmask.cli import with_progress
 from mmsalmask.config import check_config, load_config
-from mmsalmask.data import ImageFolder, PerClassSplit, read_image
-from mmsalmask.data.bands import BAND_EXTENSIONS, read_bands
+from mmsalmask.data import ImageFolder
 from mmsalmask.data.image_folder import check_folder
-from mmsalmask.data.loading import EXTENSIONS
-from mmsalmask.data.storage import file_identity
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.labelled import count_classes, labelled_folders, warn_of_shared
 from mmsalmask.registry import MODELS, TRANSFORMS
-
-
-def cut_centre(image: Image.Image, size: int) -> Tensor:
-    """The centre of an RGB image as uint8 (3, S, S), its shorter side being resized to 8/7·S."""
-    short = round(size * 8 / 7) / min(image.size)
-    width, height = (max(size, round(side * short)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-class CentreCrops:
-    """The last transform of an :class:`ImageFolder`: a uint8 RGB crop (3, S, S) and its class.
-
-    The shorter side is resized to 8/7 of ``size`` (256 for 224), then the centre is cut out. With
-    ``channels`` the image is read with all of its depth, as ``mmsalmask.LoadBands`` does, and the
-    crop is float32 (channels, S, S).
-    """
-
-    def __init__(self, size: int, channels: int | None = None) -> None:
-        self.size = check_integer("size", size)
-        self.channels = channels
-        self.extensions = EXTENSIONS if channels is None else BAND_EXTENSIONS
-
-    def __call__(self, results: dict) -> tuple[Tensor, int]:
-        if self.channels is not None:
-            return self._cut_bands(results["img_path"]), results["gt_label"]
-        image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
-        return cut_centre(image, self.size), results["gt_label"]
-
-    def _cut_bands(self, path: str) -> Tensor:
-        pixels = torch.from_numpy(read_bands(path, self.channels)).permute(2, 0, 1)
-        short = round(self.size * 8 / 7) / min(pixels.shape[1:])
-        rows, columns = (max(self.size, round(side * short)) for side in pixels.shape[1:])
-        top, left = (rows - self.size) // 2, (columns - self.size) // 2
-        resized = F.interpolate(pixels[None], (rows, columns), mode="bilinear", antialias=True)[0]
-        return resized[:, top : top + self.size, left : left + self.size].contiguous()
 
 
 def bands_of(config: Config) -> int | None:
@@ -150,66 +107,6 @@ def load_backbone(config: Config, checkpoint: str, seed: int) -> nn.Module:
     return backbone
 
 
-def labelled_folders(
-    train: str,
-    test: str | None,
-    train_per_class: int | None,
-    seed: int,
-    size: int,
-    channels: int | None = None,
-) -> tuple[ImageFolder, ImageFolder]:
-    """Centre crops of two folders of one set, or of one folder that ``seed`` splits.
-
-    Args:
-        train: folder ``<class>/<image>``.
-        test: another with the same classes; ``None`` to split ``train``.
-        train_per_class: training images of each class if ``train`` is split.
-        size: of the crops, in pixels.
-        channels: see :class:`CentreCrops`.
-
-    Raises:
-        InputError: for folders that cannot be read so, or cannot be split so.
-    """
-    options = dict(pipeline=[CentreCrops(size, channels)], test_mode=True)
-    if test is not None:
-        return tuple(ImageFolder(root, with_label=True, **options) for root in (train, test))
-    return tuple(
-        PerClassSplit(train, split, train_per_class, seed, **options) for split in ("train", "test")
-    )
-
-
-def count_classes(train: ImageFolder, test: ImageFolder) -> int:
-    """The number of classes, which must be the same in both.
-
-    Raises:
-        InputError: if they are not, or images have no labels.
-    """
-    for side in (train, test):
-        if "classes" not in side.metainfo:
-            raise InputError(f"the images of {side.data_root} have no labels: set with_label=True")
-    classes = train.metainfo["classes"]
-    if different := set(classes) ^ set(test.metainfo["classes"]):
-        raise InputError(
-            f"{train.data_root} and {test.data_root} do not have the same classes; only one of "
-            f"them has {sorted(different)[0]!r} ({len(different)} such): give two folders of one "
-            "set"
-        )
-    return len(classes)
-
-
-def count_shared(train: ImageFolder, test: ImageFolder) -> int:
-    """Count the test images that are also training images, links resolved."""
-    known = set(_files(train))
-    return sum(file in known for file in _files(test))
-
-
-def _files(side: ImageFolder) -> Iterator[tuple]:
-    """What its storage knows each image by; dangling links are told when they are read."""
-    for index in range(len(side)):
-        with suppress(OSError):
-            yield file_identity(side.get_data_info(index)["img_path"])
-
-
 class LabelledFeatures(NamedTuple):
     """Features (M, D) and (Q, D) of training and test images, float32, and their classes, int64."""
 
@@ -275,8 +172,15 @@ def extract_both(
     Args:
         sets: as :func:`labelled_folders` makes them.
         workers: processes that decode.
+
+    Raises:
+        InputError: for a batch size or a number of workers that is none.
     """
-    loader = DataLoader(ConcatDataset(sets), batch_size, num_workers=workers)
+    loader = DataLoader(
+        ConcatDataset(sets),
+        check_integer("batch_size", batch_size),
+        num_workers=check_integer("workers", workers, 0),
+    )
     features, labels = extract_features(backbone, with_progress(loader, "encoding"), device, view)
     number = len(sets[0])
     return LabelledFeatures(features[:number], labels[:number], features[number:], labels[number:])
@@ -288,7 +192,7 @@ def features_for(
     train: str,
     test: str | None = None,
     train_per_class: int | None = None,
-    size: int = 64,
+    size: int | None = None,
     seed: int = 0,
     batch_size: int = 100,
     workers: int = 2,
@@ -303,7 +207,7 @@ def features_for(
         train: folder ``<class>/<image>`` to learn from.
         test: one to classify; ``None`` to split ``train``.
         train_per_class: images of each class to learn from if ``train`` is split.
-        size: of the crops, in pixels.
+        size: of the crops, in pixels; ``None`` for that of the views that the config trains with.
         seed: of the split and the untrained backbone.
         batch_size: images that the backbone gets at once.
         workers: processes that decode.
@@ -321,15 +225,11 @@ def features_for(
     for option, folder in (("train", train), ("test", test)):
         if folder is not None:
             check_folder(folder, f"give --{option} a folder <class>/<image>")
+    size = view_size(cfg) if size is None else size
     sets = labelled_folders(train, test, train_per_class, seed, size, bands_of(cfg))
     for side in sets:
         side.tell(logger)
-    shared = count_shared(*sets)
-    if shared:
-        logger.warning(
-            f"{shared} of the {len(sets[1])} test images ARE TRAINING IMAGES, too: the accuracies "
-            "will be far too high; give --test images that --train does not have"
-        )
+    shared = warn_of_shared(sets, logger)
     facts = {
         "checkpoint": checkpoint,
         "config": config,

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmsalmask.data import ImageFolder
-from mmsalmask.evaluation.features import CentreCrops, EncoderView, extract_features, load_backbone
+from mmsalmask.evaluation.features import EncoderView, extract_features, load_backbone
+from mmsalmask.evaluation.labelled import CentreCrops
 
 
 def most_frequent(labels: np.ndarray, classes: int, images: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from api_photos import draw
+from mmengine.logging import MMLogger
 
 import mmsalmask as sm
 from mmsalmask.api.diagnosis import judge
@@ -125,6 +126,33 @@ def test_a_gpu_that_is_not_there_is_told(folder, monkeypatch):
     ):
         with pytest.raises(InputError, match=r"device 'cuda': PyTorch finds no such device"):
             call()
+
+
+def test_test_images_that_are_trained_on_are_told(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(MMLogger, "_instance_dict", {})  # a logger writes to where it was made
+    for kind in ("a", "b"):
+        shutil.copytree(folder, tmp_path / kind, ignore=shutil.ignore_patterns("broken.png"))
+    sm.evaluate(PLAIN, tmp_path, tmp_path, workers=0, k=1)
+    told = capsys.readouterr()
+    assert "22 of the 22 test images ARE TRAINING IMAGES" in told.out + told.err
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda found: found.outliers(-3), "count must be"),
+        (lambda found: found.outliers(k=0), "k must be"),
+        (lambda found: found.duplicates(3), "threshold must be a cosine"),
+    ],
+)
+def test_numbers_that_ask_for_nothing_are_refused(ask, words, embeddings):
+    with pytest.raises(InputError, match=words):
+        ask(embeddings)
+
+
+def test_an_array_is_no_picture():
+    with pytest.raises(InputError, match=r"not ndarray: take PIL\.Image\.fromarray"):
+        sm.get_model(PLAIN).transform(np.zeros((64, 64, 3), dtype=np.uint8))
 
 
 def test_labels_that_are_missing_are_told(folder, tmp_path):

@@ -12,7 +12,7 @@ from mmsalmask.api.backbones import backbone_config, build_backbone
 from mmsalmask.api.exporting import Filtered
 from mmsalmask.checkpoint import load_checkpoint, save_backbone
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import CentreCrops
+from mmsalmask.evaluation.labelled import CentreCrops
 from mmsalmask.masking import high_pass
 
 PLAIN = "mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px"

@@ -176,7 +176,7 @@ def test_the_same_call_goes_on_and_curves_stay_whole(run, images, tmp_path, caps
     with pytest.raises(InputError, match="holds a run already"):
         sm.pretrain(images, tmp_path, epochs=3, resume=False, **options)
     assert (tmp_path / "config.py").read_text() == written
-    with pytest.raises(InputError, match=r"a run with another model.*choose another out"):
+    with pytest.raises(InputError, match=r"a run with another model.*choose another folder"):
         sm.pretrain(images, tmp_path, "mocov2-salmask-mean", epochs=2, **options)
 
 
@@ -213,6 +213,7 @@ def test_two_processes_train_through_torchrun(images, tmp_path, capfd):
         (dict(overrides={"model.queue_length": 3}), "did you mean 'model.queue_len'"),
         (dict(resume=True), "there is no checkpoint"),
         (dict(resume="nothing.pth"), "checkpoint nothing.pth does not exist"),
+        (dict(overrides=["x"]), "overrides must be a dict"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -229,11 +230,13 @@ def test_bad_input_is_one_sentence(changed, words, images, tmp_path):
 def test_an_empty_folder_and_an_empty_list_are_told(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("\n")
-    (tmp_path / "binary.bin").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "table.csv").write_text("name,label\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     for data, words in (
         ("empty", "is empty"),
         ("list.txt", "is empty: write"),
-        ("binary.bin", "is no text"),
+        ("binary.txt", "is no text"),
+        ("table.csv", "give a folder of images, an image, or a .txt file of paths"),
     ):
         with pytest.raises(InputError, match=words):
             sm.pretrain(tmp_path / data, tmp_path / "out")

@@ -110,7 +110,7 @@ def test_the_commands_that_come_next_work(place, done, monkeypatch):
         for name in ("a", "b"):
             draw(place / side / name, count)
     commands = "\n".join(done[done.index("next:") + 1 :]).replace(" \\\n", " ").splitlines()
-    given = {"TRAIN": "train", "TEST": "test", "PIXELS": "32"}
+    given = {"TRAIN": "train", "TEST": "test", "IMAGES": "train"}
     tools = []
     monkeypatch.chdir(place)
     for command in commands:
@@ -119,18 +119,21 @@ def test_the_commands_that_come_next_work(place, done, monkeypatch):
         outcome = run_tool(Path(tool).name, *(given.get(word, word) for word in rest))
         assert outcome.status == 0, outcome.err
         tools.append(Path(tool).stem)
-    assert tools == ["knn", "export_backbone"]
+    assert tools == ["diagnose", "knn", "export_backbone"]
 
 
 def test_loss_and_accuracy_are_means_over_the_window(place, done):
     (file,) = (place / "run").rglob("scalars.json")
     logged = [line for line in map(json.loads, file.open()) if "contrast_accuracy" in line]
-    exact = [line["contrast_accuracy"] for line in logged]
-    assert len(set(exact)) > 1
+    means = [line["contrast_accuracy"] for line in logged]
+    pairs = zip(means, [0, *means], strict=False)
+    exact = [i * now - (i - 1) * before for i, (now, before) in enumerate(pairs, 1)]
+    assert all(value == pytest.approx(25 * round(value / 25)) for value in exact)  # of four images
+    assert len({round(value) for value in exact}) > 1
     lines = [line for line in done if line.startswith("epoch ")]
     for i, line in enumerate(lines, 1):
         assert f"loss {logged[i - 1]['loss']:.4f}  " in line  # which mmengine averages
-        assert f"accuracy {sum(exact[:i]) / i:.1f} %  " in line
+        assert f"contrast accuracy {means[i - 1]:.1f} %  " in line
 
 
 def test_the_remaining_time_is_right_after_resuming(place, done, monkeypatch):

@@ -404,7 +404,7 @@ def test_too_many_broken_images_stop_the_run_with_the_list(place):
     before = contents(place / "done")
     options = {"data_root": place / "two_broken", "train_cfg.max_epochs": 2}
     outcome = run(place, "--resume", work="done", **options)
-    assert outcome.sentence().startswith("2 of 12 images cannot be read, which is more than the 0.")
+    assert outcome.sentence().startswith("2 of 12 images cannot be read, more than the ")
     for name in ("0003.png", "0007.png"):
         assert f"  {place / 'two_broken' / name}: " in outcome.err
     assert contents(place / "done") == before

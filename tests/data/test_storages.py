@@ -18,7 +18,7 @@ from mmsalmask.data.loading import EXTENSIONS
 from mmsalmask.data.storage import TarShards, open_storage, tar_index, tar_shards
 from mmsalmask.data.storage.names import Names
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import count_shared
+from mmsalmask.evaluation.labelled import count_shared
 
 LOAD = [{"type": "mmsalmask.LoadImage"}]
 

@@ -82,8 +82,8 @@ def test_a_run_does_not_mix_with_one_that_it_does_not_resume(tmp_path):
         with pytest.raises(InputError) as caught, own_work_dir(config(work, **entries)):
             pass
         assert str(caught.value) == (
-            f"{work} holds a run already, up to epoch_2.pth: add --resume to go on with it, or "
-            "choose another --work-dir"
+            f"{work} holds a run already, up to epoch_2.pth: resume it (--resume; in Python "
+            "resume=True), or choose another --work-dir"
         )
         with own_work_dir(config(work, resume=True, **entries)):
             pass

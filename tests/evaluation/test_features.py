@@ -10,13 +10,8 @@ from mmsalmask.checkpoint import save_backbone
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, extract_features
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
-from mmsalmask.evaluation.features import (
-    CentreCrops,
-    EncoderView,
-    extract_both,
-    labelled_folders,
-    load_backbone,
-)
+from mmsalmask.evaluation.features import EncoderView, extract_both, load_backbone
+from mmsalmask.evaluation.labelled import CentreCrops, labelled_folders
 from mmsalmask.masking import high_pass
 
 

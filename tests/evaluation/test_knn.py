@@ -358,6 +358,31 @@ def test_the_tool_says_what_is_wrong_with_a_folder_by_its_option(
     )
 
 
+def test_images_are_seen_at_the_size_of_the_pretraining(capsys, shapes, config_file, tmp_path):
+    folders = ("--train", shapes / "train", "--test", shapes / "test", "--workers", 0)
+    found = []
+    for more in ((), ("--size", 48)):
+        augment = "model.data_preprocessor.augment"
+        given = ("--cfg-options", f"{augment}.type=mmsalmask.DeviceAugmentation")
+        given += (f"{augment}.view.type=mmsalmask.RandomView", f"{augment}.view.size=48")
+        words = (config_file, "none", *folders, "--json", tmp_path / "knn.json", *more, *given)
+        status, out, err = run(capsys, *words)
+        assert status == 0, err
+        assert ", 48 px, none)" in out
+        found.append(json.loads((tmp_path / "knn.json").read_text()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--batch-size", 0), ("--workers", -1), ("--size", 0)]
+)
+def test_the_tool_refuses_numbers_that_ask_for_nothing(capsys, shapes, config_file, option, value):
+    words = ("--train", shapes / "train", "--test", shapes / "test", option, value)
+    status, _, err = run(capsys, config_file, "none", *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {option[2:].replace('-', '_')} must be an integer")
+
+
 @pytest.mark.parametrize("device", ["gpuuu", "cuda"])
 def test_the_tool_refuses_a_device_that_is_not_there(capsys, shapes, config_file, device):
     words = ("--train", shapes / "train", "--test", shapes / "test", "--size", 32)

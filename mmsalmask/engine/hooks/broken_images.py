@@ -69,8 +69,8 @@ class BrokenImagesHook(Hook):
         count, total = len(self._reasons), _count_images(dataset)
         if count > self.limit * total:
             raise InputError(
-                f"{count} of {total} images cannot be read, which is more than the "
-                f"{self.limit:.3g} of them that BrokenImagesHook tolerates: repair or remove them"
+                f"{count} of {total} images cannot be read, more than the "
+                f"{100 * self.limit:.3g} % that BrokenImagesHook tolerates: repair or remove them"
                 f"\n{_lines(self._reasons, _SHOWN)}"
             )
 

@@ -22,7 +22,8 @@ class CollapseHook(_MaskerHook):
     embeddings of a batch of views, times √dimensions, which is near 1 for embeddings all over the
     sphere and 0 where all images have the same; ``queue_twins%``, the share of the queue's rows
     that it holds twice; ``flat_saliency%``, the share of saliency maps that say nothing, flat or
-    not finite. Before training it warns of a momentum too high for its length.
+    not finite. Before training it warns of a queue longer than the data, of a momentum too high for
+    the training's length, and of hard negatives that outweigh the queue.
 
     Args:
         interval: iterations between log lines, that of the ``LoggerHook``.
@@ -47,6 +48,7 @@ class CollapseHook(_MaskerHook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._queue = getattr(model, "queue", None)
         sentences = (
+            long_queue(self._queue, runner.train_dataloader.dataset),
             slow_keys(getattr(model, "momentum", None), runner.max_iters),
             heavy_hard_negatives(model),
         )
@@ -122,6 +124,17 @@ def spread(embeddings: Tensor) -> Tensor:
     """Standard deviation over a batch of ℓ2-normalised (N, D) embeddings, times √D; a scalar."""
     rows = F.normalize(embeddings.float(), dim=1)
     return rows.std(0, unbiased=False).square().sum().sqrt()
+
+
+def long_queue(queue: Tensor | None, dataset: Any) -> str | None:
+    """A warning of a queue (K, D) that holds more keys than a dataset has images."""
+    if queue is None or not hasattr(dataset, "__len__") or len(queue) <= len(dataset):
+        return None
+    fits = 2 ** max(1, int(math.log2(max(len(dataset), 2))) - 1)
+    return (
+        f"the queue holds {len(queue):,} keys and the data {len(dataset):,} images, so that an "
+        f"image's own older keys are among its negatives: set model.queue_len, e.g. {fits}"
+    )
 
 
 def slow_keys(momentum: Any, steps: int) -> str | None:

@@ -11,14 +11,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from mmsalmask.checks import check_integer, check_part
 from mmsalmask.engine.terminal import SHOWN
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import (
-    CentreCrops,
-    EncoderView,
-    bands_of,
-    count_classes,
-    extract_features,
-)
+from mmsalmask.evaluation.features import EncoderView, bands_of, extract_features
 from mmsalmask.evaluation.knn import check_neighbours
+from mmsalmask.evaluation.labelled import CentreCrops, count_classes
 from mmsalmask.registry import DATASETS, HOOKS, METRICS
 
 

@@ -135,7 +135,7 @@ def test_more_than_one_percent_stops_the_run_with_the_list(tmp_path, broken, sto
     # The two lie in the second and third batch of four, and the hook looks after the fourth.
     assert model.steps == 4
     first, *rest = error.splitlines()
-    assert first.startswith("2 of 100 images cannot be read, which is more than the 0.01")
+    assert first.startswith("2 of 100 images cannot be read, more than the 1 %")
     assert first.endswith("repair or remove them")
     assert [Path(line.split(": ")[0]).name for line in rest] == ["0007.png", "0009.png"]
     assert all(line.split(": ", 1)[1] for line in rest)

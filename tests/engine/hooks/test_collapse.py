@@ -9,6 +9,7 @@ from torch import nn
 from mmsalmask.engine.hooks.collapse import (
     CollapseHook,
     heavy_hard_negatives,
+    long_queue,
     share_of_twins,
     slow_keys,
     spread,
@@ -148,17 +149,33 @@ def test_a_training_says_how_far_it_is(iteration, lines):
 
 
 def test_the_watch_begins_with_the_weight_of_hard_negatives():
-    runner = SimpleNamespace(model=contrast(), logger=Log(), max_iters=20_000)
+    loader = SimpleNamespace(dataset=range(4096))
+    runner = SimpleNamespace(
+        model=contrast(), logger=Log(), max_iters=20_000, train_dataloader=loader
+    )
     CollapseHook().before_train(runner)
     (line,) = runner.logger.lines
     assert "a hard negative outweighs the queue" in line
+
+
+def test_the_watch_begins_with_the_length_of_the_queue():
+    loader = SimpleNamespace(dataset=range(201))
+    model = contrast(keys=512, hard_negatives=0)
+    runner = SimpleNamespace(model=model, logger=Log(), max_iters=9, train_dataloader=loader)
+    CollapseHook().before_train(runner)
+    (line,) = runner.logger.lines
+    assert "512 keys and the data 201 images" in line
+    assert line.endswith("set model.queue_len, e.g. 64")
+    assert long_queue(torch.zeros(201, 8), range(201)) is None
+    assert long_queue(torch.zeros(512, 8), iter(())) is None
 
 
 @pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
 def test_the_watch_begins_with_the_momentum(steps, lines):
     model = torch.nn.Module()
     model.data_preprocessor, model.momentum = torch.nn.Identity(), (0.999, 0.999)
-    runner = SimpleNamespace(model=model, logger=Log(), max_iters=steps)
+    loader = SimpleNamespace(dataset=range(8))
+    runner = SimpleNamespace(model=model, logger=Log(), max_iters=steps, train_dataloader=loader)
     CollapseHook().before_train(runner)
     assert len(runner.logger.lines) == lines
 

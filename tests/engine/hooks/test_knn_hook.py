@@ -13,12 +13,8 @@ from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, knn_classify
-from mmsalmask.evaluation.features import (
-    EncoderView,
-    extract_both,
-    labelled_folders,
-    load_backbone,
-)
+from mmsalmask.evaluation.features import EncoderView, extract_both, load_backbone
+from mmsalmask.evaluation.labelled import labelled_folders
 
 CONFIG = """
 default_scope = 'mmpretrain'

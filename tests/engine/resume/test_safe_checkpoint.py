@@ -390,7 +390,7 @@ def refused(target: Path, content: bytes, capsys) -> str:
     assert target.read_bytes() == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
-    assert line.endswith("start again with --resume, the last good checkpoint is kept")
+    assert line.endswith("(a training: with --resume, the last good checkpoint is kept)")
     assert str(target) in line
     return line
 
