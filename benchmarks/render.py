@@ -799,7 +799,9 @@ def main() -> None:
         text = as_it_has_to_be(file)
         if check and text != file.read_text():
             sys.exit(f"{file} is not up to date: run python benchmarks/render.py")
-        file.write_text(text)
+        if text != file.read_text():
+            file.write_text(text)
+            print(file)
 
 
 if __name__ == "__main__":

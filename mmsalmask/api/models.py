@@ -102,7 +102,8 @@ def _architecture(name: str, pretrained: bool, known: Mapping[str, Any]) -> Enco
     except InputError as error:
         near = nearest(name, {model: model for model in known}, count=3)
         if not near:
-            raise
+            told = f"{error}; nor is it a file or a model of `mmsalmask models`"
+            raise InputError(told) from error
         raise InputError(f"no model named '{name}'{ask(near)}") from error
     built = build_backbone(backbone)
     channels_of(built)  # or an error
