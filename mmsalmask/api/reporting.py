@@ -92,7 +92,7 @@ def _facts(run: Run, checkpoint: Mapping[str, Any], source: Path) -> str:
         "high-pass filtered images": told["high_pass"],
         "epochs": f"{told['epoch']} of {config.get('train_cfg', {}).get('max_epochs', 'unknown')}",
         "optimizer steps": told["iter"],
-        "images of a step and process": loader.get("batch_size", "unknown"),
+        "images of a step, per process": loader.get("batch_size", "unknown"),
         "loss, first and last": f"{loss[0]:.3f}, {loss[-1]:.3f}",
         "seed": config.get("randomness", {}).get("seed", "unknown"),
         "checkpoint": f"{told['source']}, sha256 {told['source_sha256'][:16]}…",

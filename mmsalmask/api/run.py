@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mmsalmask.api.encoder import Encoder
@@ -113,13 +114,16 @@ class Run:
         for place, name in enumerate(shown):
             axis = figure.add_subplot(grid[1 + place // 3, place % 3])
             _draw(axis, history, name)
-            axis.set_title(name, fontsize=9)
+            axis.set_title(name.replace("_", " ").replace("%", ", %"), fontsize=9)
+            if axis.get_ylim()[0] < 0 <= np.nanmin(history[name]):
+                axis.set_ylim(bottom=0)  # of what is never negative
         return figure
 
 
 def _draw(axis: Axes, history: dict[str, np.ndarray], name: str) -> None:
     known = np.isfinite(history[name])
     axis.plot(history["step"][known], history[name][known], marker="." if known.sum() < 30 else "")
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
 
