@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
@@ -415,10 +416,10 @@ def study_seeds(data: dict) -> str:
     return markdown(["pretraining", "kNN top-1 % by seed", "− plain", "minutes"], rows)
 
 
-def study_crops(data: dict) -> str:
-    """What object crops are ahead of other rows, paired by seed."""
+def study_pairs(data: dict, pairs: str) -> str:
+    """How far some rows are ahead of others, paired by seed."""
     rows = []
-    for ours, rivals in data["object_crops"].items():
+    for ours, rivals in data.get(pairs, {}).items():
         mine = data["results"][ours]
         for rival, found in rivals.items():
             runs = data["results"][rival].items()
@@ -744,7 +745,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "study": of_the_study(study_rows),
     "study in groups": lambda: study_rows(result("study_small_groups.json")),
     "study seeds": of_the_study(study_seeds),
-    "study crops": of_the_study(study_crops),
+    "study crops": of_the_study(partial(study_pairs, pairs="object_crops")),
+    "study twins": of_the_study(partial(study_pairs, pairs="random_twins")),
     "study transfer": of_the_study(study_transfer),
     "study tuning": study_tuning,
     "mask probe": mask_probe,

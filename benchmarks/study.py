@@ -141,6 +141,13 @@ RIVALS = {
     PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
 }
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
+# Each strategy's own random-patch twin, alike in all else.
+TWINS = {
+    "high-pass": "high-pass, random patches",
+    "high-pass, no hard negatives": RANDOM,
+    "blur": "blur, random patches",
+    "mean": "mean, random patches",
+}
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
 # Name → demo recipe, overrides.
@@ -765,6 +772,7 @@ def main() -> None:
         data["beyond_random"] = differences(results, RANDOM)
         data["transferred"] = transferred(results)
         data["object_crops"] = {ours: ahead(results, ours, RIVALS[ours]) for ours in RIVALS}
+        data["random_twins"] = {ours: ahead(results, ours, [TWINS[ours]]) for ours in TWINS}
     first = done.get(BASELINE, {}).get(str(options.seeds[0]))
     if first is not None and not options.tune:
         data["localizers"], data["hidden"] = analyse(first["checkpoint"], options.width)
