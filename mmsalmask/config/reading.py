@@ -84,10 +84,13 @@ def _read(path: str) -> Config:
         raise InputError(_missing_file(file))
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
-    # What custom_imports names may lie beside the config, or where the user is.
-    sys.path += [p for p in (str(file.resolve().parent), os.getcwd()) if p not in sys.path]
     try:
-        return Config.fromfile(str(file))
+        try:
+            return Config.fromfile(str(file))
+        except ImportError:  # custom_imports may name what lies beside the config, or where one is
+            places = str(file.resolve().parent), os.getcwd()
+            sys.path += [place for place in places if place not in sys.path]
+            return Config.fromfile(str(file))
     except ImportError as error:
         raise InputError(
             f"config '{path}' imports what cannot be imported ({_deepest(error)}): put the module "
