@@ -367,7 +367,7 @@ def test_resuming_a_finished_run_says_so(place):
 def test_a_run_is_never_begun_anew_over_another(place):
     before = contents(place / "done")
     told = run(place, work="done").sentence()
-    assert told.startswith(f"{place / 'done'} holds a run already, up to epoch_1.pth: add --resume")
+    assert told.startswith(f"{place / 'done'} holds a run already, up to epoch_1.pth: resume it")
     assert contents(place / "done") == before
 
 

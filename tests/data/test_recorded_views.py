@@ -188,7 +188,7 @@ def test_a_dataset_of_mmpretrain_is_known_by_its_paths(folder):
 def test_a_dataset_of_datasets_has_no_positions(folder):
     from mmengine.dataset import ConcatDataset
 
-    with pytest.raises(InputError, match="a ConcatDataset is none"):
+    with pytest.raises(InputError, match="needs a plain dataset, not a ConcatDataset"):
         datasets.fingerprint(ConcatDataset([datasets.ImageFolder(str(folder))] * 2))
 
 
