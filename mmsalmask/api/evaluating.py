@@ -67,9 +67,9 @@ def evaluate(
 
     Example:
         >>> import mmsalmask as sm
-        >>> result = sm.evaluate(model, labelled, labelled, k=1)
-        >>> result.knn  # each image is its own neighbour
-        100.0
+        >>> result = sm.evaluate(model, labelled, held_out, k=3)
+        >>> result.classes, result.train_images, result.test_images
+        (2, 16, 8)
     """
     encoder, place = as_encoder(model), choose_device(device)
     for folder in (train, test):

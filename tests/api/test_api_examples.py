@@ -36,10 +36,12 @@ def names(tmp_path_factory, run) -> dict:
     folder = tmp_path_factory.mktemp("examples")
     for kind in ("a", "b"):
         draw(folder / "labelled" / kind, 8, seed=ord(kind))
+        draw(folder / "held_out" / kind, 4, seed=1 + ord(kind))
     return {
         "photos": str(draw(folder / "photos", 6)),
         "many_photos": str(draw(folder / "many", 20)),
         "labelled": str(folder / "labelled"),
+        "held_out": str(folder / "held_out"),
         "model": sm.get_model("mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
         "run": run,
         "torch": torch,
