@@ -298,7 +298,7 @@ def test_a_changed_plan_is_followed_as_from_the_start(
     assert resumed[former:] == pytest.approx(whole[former:])
     assert len(resumed) == len(whole) == 5 * epochs
     assert resumed[: former - 1] != pytest.approx(whole[: former - 1])
-    assert f"the learning rate goes on at {whole[former]:.4g}, the checkpoint" in told(tmp_path)
+    assert f"the learning rate is {whole[former]:.4g}, the checkpoint" in told(tmp_path)
     (group,) = end(tmp_path)["optimizer"]["param_groups"]
     assert all(group[key] == optimizer[key] for key in optimizer.keys() - {"type", "lr"})
 
