@@ -799,11 +799,12 @@ def main() -> None:
     check = parser.parse_args().check
     for file, as_it_has_to_be in PAGES.items():
         text = as_it_has_to_be(file)
-        if check and text != file.read_text():
+        if text == file.read_text():
+            continue
+        if check:
             sys.exit(f"{file} is not up to date: run python benchmarks/render.py")
-        if text != file.read_text():
-            file.write_text(text)
-            print(file)
+        file.write_text(text)
+        print(file)
 
 
 if __name__ == "__main__":

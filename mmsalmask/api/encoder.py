@@ -90,12 +90,12 @@ class Encoder(nn.Module):
 def working(encoder: Encoder, place: torch.device) -> Iterator[None]:
     """Have an encoder evaluate on a device, without gradients; afterwards it is as it was.
 
-    It moves outside of the inference mode, whose tensors could not be trained later.
+    Not by the inference mode, in which moved weights become tensors that cannot be trained.
     """
     before, training = encoder.device, encoder.training
     encoder.to(place).eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         encoder.to(before).train(training)

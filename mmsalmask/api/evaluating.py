@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from mmengine.logging import MMLogger
 
 from mmsalmask.api.devices import choose_device
+from mmsalmask.api.encoder import working
 from mmsalmask.api.models import as_encoder
 from mmsalmask.checks import check_integer
 from mmsalmask.data.image_folder import check_folder
@@ -78,14 +79,9 @@ def evaluate(
     sets = labelled_folders(str(train), str(test), None, seed, crop)
     warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)
-    before = encoder.device
-    try:
-        with sentences_for_memory(f"batch_size={batch_size} at {crop} px"):
-            features = extract_both(
-                encoder.to(place).backbone, encoder.view, sets, place, batch_size, workers
-            )
-    finally:
-        encoder.to(before)
+    memory = sentences_for_memory(f"batch_size={batch_size} at {crop} px")
+    with memory, working(encoder, place):
+        features = extract_both(encoder.backbone, encoder.view, sets, place, batch_size, workers)
     neighbours = knn_classify(
         features.train,
         features.train_labels,

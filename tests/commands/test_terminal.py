@@ -136,17 +136,22 @@ def test_loss_and_accuracy_are_means_over_the_window(place, done):
         assert f"contrast accuracy {means[i - 1]:.1f} %  " in line
 
 
-def test_the_remaining_time_is_right_after_resuming(place, done, monkeypatch):
-    """By a clock on which every iteration takes ten seconds."""
+def every_iteration_takes(seconds, monkeypatch) -> None:
+    """By the clock of the terminal."""
     steps = []
     step = MaskedMoCo.train_step
 
     def counted(*arguments, **options):
-        steps.append(10)
+        steps.append(seconds)
         return step(*arguments, **options)
 
     monkeypatch.setattr(MaskedMoCo, "train_step", counted)
     monkeypatch.setattr(terminal, "monotonic", lambda: sum(steps))
+
+
+def test_the_remaining_time_is_right_after_resuming(place, done, monkeypatch):
+    """By a clock on which every iteration takes ten seconds."""
+    every_iteration_takes(10, monkeypatch)
     shutil.copytree(place / "run", place / "killed")
     for name in ("epoch_2.pth", "epoch_3.pth"):
         (place / "killed" / name).unlink()
@@ -161,15 +166,7 @@ def test_the_remaining_time_is_right_after_resuming(place, done, monkeypatch):
 
 def test_slow_iterations_are_told_before_a_log_line_is_due(place, monkeypatch):
     """By a clock on which every iteration takes twenty seconds."""
-    steps = []
-    step = MaskedMoCo.train_step
-
-    def counted(*arguments, **options):
-        steps.append(20)
-        return step(*arguments, **options)
-
-    monkeypatch.setattr(MaskedMoCo, "train_step", counted)
-    monkeypatch.setattr(terminal, "monotonic", lambda: sum(steps))
+    every_iteration_takes(20, monkeypatch)
     settings = {
         "train_cfg.max_epochs": 1,
         "train_dataloader.batch_size": 2,

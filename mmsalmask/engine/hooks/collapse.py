@@ -130,7 +130,7 @@ def long_queue(queue: Tensor | None, dataset: Any) -> str | None:
     """A warning of a queue (K, D) that holds more keys than a dataset has images."""
     if queue is None or not hasattr(dataset, "__len__") or len(queue) <= len(dataset):
         return None
-    fits = 2 ** max(1, int(math.log2(max(len(dataset), 2))) - 1)
+    fits = 2 ** max(1, len(dataset).bit_length() - 2)  # a quarter to a half of them
     return (
         f"the queue holds {len(queue):,} keys and the data {len(dataset):,} images, so that an "
         f"image's own older keys are among its negatives: set model.queue_len, e.g. {fits}"
