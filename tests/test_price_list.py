@@ -42,6 +42,8 @@ def test_the_price_list_measures_both_variants_by_configs_that_differ_in_the_slo
     assert {name.split(",")[0] for name in published} == set(render.published_cost())
 
 
-@pytest.mark.parametrize("name", ["mean, online, no hard negative", "low-pass, cached"])
+@pytest.mark.parametrize(
+    "name", ["mean, online, no hard negative", "low-pass, cached", "ADIOS-s, simultaneous"]
+)
 def test_rows_that_the_paper_does_not_have_have_no_published_time(name):
     assert render.paper_ratio(name) is None

@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from mmsalmask.algorithms.torchvision_backbone import TorchvisionBackbone, convnets
+from mmsalmask.api.backbones import channels_of
 from mmsalmask.errors import InputError
 
 
@@ -44,3 +46,12 @@ def test_the_names_are_those_of_convnets():
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(InputError, match=r"no ConvNet named 'resnet5': did you mean 'resnet50'"):
         TorchvisionBackbone("resnet5")
+
+
+def test_a_backbone_that_takes_one_size_alone_is_told():
+    class Patches(nn.Module):
+        def forward(self, images):
+            raise AssertionError("Input height (128) doesn't match model (224).")  # as timm's do
+
+    with pytest.raises(InputError, match=r"takes no images of 128 px \(Input height.*ConvNets"):
+        channels_of(Patches())

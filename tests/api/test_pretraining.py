@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 import mmsalmask as sm
+from mmsalmask.api import pretraining
 from mmsalmask.api.backbones import channels_of
 from mmsalmask.api.recipes import dataset_config, find_recipe, fit_recipe
 from mmsalmask.checkpoint import typed_parts
@@ -266,3 +267,15 @@ def test_a_folder_without_a_run_says_so(tmp_path):
         with pytest.raises(InputError, match=words):
             ask()
     assert not any(len(column) for column in empty.history.values())
+
+
+@pytest.mark.parametrize(
+    ("size", "gpu", "told"), [(224, False, True), (64, False, False), (224, True, False)]
+)
+def test_a_large_size_on_a_cpu_is_told_before_it_takes_a_day(
+    size, gpu, told, images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(pretraining, "_train_here", lambda config, resume: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    sm.pretrain(images, tmp_path, "mocov2", "resnet18", size=size, batch_size=12)
+    assert ("a CPU is slow at size 224" in capsys.readouterr().out) is told

@@ -33,6 +33,12 @@ def test_packing_says_what_it_did_and_the_shards_are_a_data_root(folder, tmp_pat
     assert "away does not exist: name a folder of images" in away.sentence()
 
 
+def test_shards_that_cannot_be_made_are_one_sentence(folder, tmp_path):
+    (tmp_path / "file").touch()
+    done = run_tool("prepare_data.py", "pack", str(folder), str(tmp_path / "file" / "out"))
+    assert done.sentence().endswith("cannot be made (Not a directory): name another folder")
+
+
 def test_statistics_are_printed_as_a_config_takes_them(folder, tmp_path):
     (folder / "broken.png").write_text("no image")
     file = tmp_path / "stats.json"

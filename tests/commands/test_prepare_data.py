@@ -93,6 +93,14 @@ def test_a_wrong_root_and_an_unknown_set_are_one_sentence(tmp_path):
     assert "no dataset 'cocoa'; there are imagenet" in done.err
 
 
+def test_without_a_data_folder_everything_is_missing_and_fetched(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert prepare_data.prepare_data(["coco"]) == ["coco"]
+    told = capsys.readouterr().out
+    assert "coco: there is no data/coco" in told
+    assert "mkdir -p data/coco" in told
+
+
 def test_commands_have_no_field_left_open():
     for name, dataset in prepare_data.DATASETS.items():
         commands = dataset.commands.format(folder="F", root="R")
