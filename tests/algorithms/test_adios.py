@@ -561,6 +561,10 @@ def test_gradients_of_several_processes_are_taken_up_by_one(tmp_path):
     found = [p.grad for p in alone.parameters() if p.grad is not None]
     assert len(found) == len(expected) > 10
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    # As a checkpoint of an earlier version names them.
+    gradient = torch.randn_like(alone.backbone.conv1.weight)
+    put_back_gradients(alone, {"backbone.module.conv1.weight": gradient})
+    assert torch.equal(alone.backbone.conv1.weight.grad, gradient)
 
 
 # ------------------------------------------------------------------------------------ in a Runner

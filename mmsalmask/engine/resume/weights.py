@@ -60,12 +60,14 @@ def put_back_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:
     """What :func:`open_gradients` returned, with or without the processes of then."""
     parameters = _plain_parameters(model)
     for name, gradient in gradients.items():
-        parameters[name].grad = gradient.to(parameters[name].device)
+        parameter = parameters[_plain(name)]  # earlier versions kept the name with the wrapper
+        parameter.grad = gradient.to(parameter.device)
 
 
 def _plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by their names without DDP, which may wrap single parts of a model."""
-    return {
-        ".".join(part for part in name.split(".") if part != "module"): parameter
-        for name, parameter in model.named_parameters()
-    }
+    return {_plain(name): parameter for name, parameter in model.named_parameters()}
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without DDP, which may wrap single parts of a model."""
+    return ".".join(part for part in name.split(".") if part != "module")
