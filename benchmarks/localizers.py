@@ -121,17 +121,19 @@ def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Locali
         if all(argument.default is not argument.empty for argument in arguments):
             found[name] = Frozen(part())
     if backbone:
-        found[f"{backbone}, {checkpoint}"] = Frozen(resnet(backbone, checkpoint))
+        found[f"{backbone}, {checkpoint}"] = Frozen(net(backbone, checkpoint))
     return found
 
 
-def resnet(name: str, checkpoint: str) -> BackboneSaliency:
-    """The localizer that a ResNet such as ``resnet50`` with these weights is."""
-    depth = re.fullmatch(r"resnet(\d+)", name)
-    if depth is None:
-        raise InputError(f"--backbone must look like resnet50, got {name!r}")
+def net(name: str, checkpoint: str) -> BackboneSaliency:
+    """MobileNetV2 (``mobilenet_v2``) or a ResNet (``resnet50``) with these weights."""
     from mmsalmask.algorithms.localizers import backbone_saliency
 
+    if name == "mobilenet_v2":
+        return backbone_saliency({"type": "MobileNetV2"}, checkpoint)
+    depth = re.fullmatch(r"resnet(\d+)", name)
+    if depth is None:
+        raise InputError(f"--backbone is mobilenet_v2 or looks like resnet50, got {name!r}")
     return backbone_saliency({"type": "ResNet", "depth": int(depth[1])}, checkpoint)
 
 
@@ -139,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
     parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
-    parser.add_argument("--backbone", help="also measure this ResNet, e.g. resnet50")
+    parser.add_argument("--backbone", help="also measure mobilenet_v2 or a ResNet, e.g. resnet50")
     parser.add_argument(
         "--checkpoint", help="its weights: a path or torchvision://resnet50.imagenet1k_v2"
     )

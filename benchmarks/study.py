@@ -126,6 +126,7 @@ TRIALS = {
 HELD_OUT = 0.1  # of the training photos, for --tune
 PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
+NET_CROPS = "high-pass filter, local crops on the object by MobileNetV2"
 # What object crops are to beat: the paper's strategies, what they do without crops, and without
 # saliency.
 RIVALS = {
@@ -139,6 +140,11 @@ RIVALS = {
     ),
     ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
     PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
+    NET_CROPS: (
+        CROPS,
+        "high-pass filter, local crops anywhere",
+        "high-pass filter, local crops near the centre",
+    ),
 }
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
 # Each strategy's own random-patch twin, alike in all else.
@@ -221,10 +227,18 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "SimCLR": ("simclr", []),
     "SimCLR, high-pass": ("simclr-salmask-highpass", []),
 }
-# The mean with saliency from the study's own plain MoCo v2 backbone.
+# Rows whose localizer is a net that runs once on whole photos, with their demo recipes: the study's
+# own plain MoCo v2 backbone, or MobileNetV2, which ImageNet's labels have trained.
 BOOTSTRAPPED = "mean, bootstrapped localizer"
+CACHED = {
+    BOOTSTRAPPED: "mocov2-salmask-mean",
+    "high-pass, localizer MobileNetV2": "mocov2-salmask-highpass",
+    NET_CROPS: "mocov2-objectcrops-highpass",
+}
+MOBILENET = dict(backbone=dict(type="MobileNetV2"), checkpoint="torchvision://mobilenet_v2")
+MOBILENET_SIZE = 224  # pixels of the photos it was trained on
 MAIN = [UNTRAINED, BASELINE, "MSCN", "high-pass", "blur", "mean"]
-CHOICES = {"small": MAIN, "gpu": MAIN, "all": [*ROWS, BOOTSTRAPPED]}
+CHOICES = {"small": MAIN, "gpu": MAIN, "all": [*ROWS, *CACHED]}
 PICTURED = ("n02102040", "n03028079", "n03445777")  # a dog, a church, a golf ball
 GRIDS, DRAWS = (4, 7, 14), 20
 FINE = 56  # cells of a side, a multiple of every grid
@@ -413,10 +427,10 @@ def _config(recipe: str) -> str:
 
 
 def plan(options: argparse.Namespace) -> Path:
-    """The rows without the bootstrapped one, as tools/ablate.py reads them."""
+    """The rows without those of a cache, as tools/ablate.py reads them."""
     rows = []
     for name in options.rows:
-        if name == BOOTSTRAPPED:
+        if name in CACHED:
             continue
         recipe, overrides, changed = trials()[name] if options.tune else (*ROWS[name], {})
         made = settings(recipe, {**vars(options), **changed}, overrides)
@@ -425,25 +439,28 @@ def plan(options: argparse.Namespace) -> Path:
     return _write(options.out / "plan.yml", rows)
 
 
-def bootstrapped_plan(options: argparse.Namespace, train: Path, checkpoint: str) -> Path:
-    """The row whose saliency is that of the plain run's backbone, cached for whole photos."""
-    recipe = "mocov2-salmask-mean"
-    localizer = dict(
-        _delete_=True,
-        type="mmsalmask.BackboneSaliency",
-        backbone=trunk(options.width),
-        checkpoint=checkpoint,
-    )
-    changed = settings(recipe, vars(options))
-    changed["model"]["data_preprocessor"]["masker"] = {"localizer": localizer}
-    cache, child = options.out / "bootstrapped.safetensors", options.out / "bootstrapped.py"
+def cached_plan(
+    options: argparse.Namespace, row: str, train: Path, localizer: dict, size: int
+) -> Path:
+    """A row whose saliency is that of a net, made here once for whole photos.
+
+    Args:
+        localizer: ``backbone`` and ``checkpoint`` of the net.
+        size: pixels of the square that the photos are resized to for it.
+    """
+    recipe, changed = CACHED[row], settings(CACHED[row], vars(options))
+    made = dict(_delete_=True, type="mmsalmask.BackboneSaliency", **localizer)
+    preprocessor = changed["model"]["data_preprocessor"]
+    preprocessor["masker"] = {"localizer": made}
+    stem = options.out / row.replace(", ", "_").replace(" ", "-")
+    cache, child = (stem.with_suffix(suffix) for suffix in (".safetensors", ".py"))
     lines = [f"_base_ = {_config(recipe)!r}", *(f"{key} = {changed[key]!r}" for key in changed)]
+    child.parent.mkdir(parents=True, exist_ok=True)
     child.write_text("\n".join(lines) + "\n")
-    words = ["-o", cache, "--size", 2 * options.size, "--cfg-options", f"data_root={train}"]
-    call("cache", child, *words)
-    changed["model"]["data_preprocessor"]["saliency_cache"] = str(cache)
-    row = {"name": BOOTSTRAPPED, "config": _config(recipe), "settings": changed}
-    return _write(options.out / "bootstrapped.yml", [row])
+    call("cache", child, *("-o", cache, "--size", size, "--cfg-options", f"data_root={train}"))
+    preprocessor["saliency_cache"] = str(cache)
+    made = {"name": row, "config": _config(recipe), "settings": changed}
+    return _write(stem.with_suffix(".yml"), [made])
 
 
 def _write(path: Path, rows: list[dict]) -> Path:
@@ -517,12 +534,21 @@ def joined(earlier: dict, results: dict) -> dict:
 
 
 def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
-    """Run all rows, the bootstrapped one last; results by row and seed of what is finished."""
+    """Run all rows, those of a cache last; results by row and seed of what is finished."""
     if not options.finished:
-        results = run_rows(options, plan(options), sides)
-        if BOOTSTRAPPED in options.rows:
-            checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-            run_rows(options, bootstrapped_plan(options, sides[0], checkpoint), sides)
+        cached = [row for row in options.rows if row in CACHED]
+        results = {}
+        if len(cached) < len(options.rows):
+            results = run_rows(options, plan(options), sides)
+        for row in cached:
+            localizer, size = MOBILENET, MOBILENET_SIZE
+            if row == BOOTSTRAPPED:
+                checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
+                localizer, size = (
+                    dict(backbone=trunk(options.width), checkpoint=checkpoint),
+                    2 * options.size,
+                )
+            run_rows(options, cached_plan(options, row, sides[0], localizer, size), sides)
     transfer(options)
     return finished_runs(options)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
-from mmpretrain.models import ResNet, ResNetV1d
+from mmpretrain.models import MobileNetV2, ResNet, ResNetV1d
 from torch import Tensor, nn
 
 from mmsalmask.checkpoint import check_matches, check_start, find_backbone, load_checkpoint
@@ -15,10 +15,10 @@ from mmsalmask.errors import InputError
 State = dict[str, Tensor]
 
 
-def theirs(depth: int, seed: int) -> nn.Module:
-    """torchvision's ResNet with random weights and statistics of BatchNorm, in eval mode."""
+def theirs(name: str, seed: int, **settings) -> nn.Module:
+    """torchvision's net with random weights and statistics of BatchNorm, in eval mode."""
     torch.manual_seed(seed)
-    net = getattr(torchvision.models, f"resnet{depth}")(num_classes=8)
+    net = getattr(torchvision.models, name)(num_classes=8, **settings)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -28,8 +28,8 @@ def theirs(depth: int, seed: int) -> nn.Module:
     return net.eval()
 
 
-NETS = {depth: theirs(depth, seed=0) for depth in (18, 50)}
-MOMENTUM = {depth: theirs(depth, seed=1) for depth in (18, 50)}
+NETS = {depth: theirs(f"resnet{depth}", seed=0) for depth in (18, 50)}
+MOMENTUM = {depth: theirs(f"resnet{depth}", seed=1) for depth in (18, 50)}
 
 
 def prefixed(prefix: str, state: State, without: str = "-") -> State:
@@ -178,6 +178,30 @@ def test_a_foreign_resnet_computes_the_same_after_conversion(tmp_path, layout: C
         torch.testing.assert_close(ours(images)[-1], features(images))
         other = nn.Sequential(*list(MOMENTUM[depth].children())[:-2])(images)
     assert not torch.allclose(ours(images)[-1], other, rtol=0.1), "the nets can be told apart"
+
+
+def test_torchvisions_mobilenet_computes_the_same_after_conversion():
+    net = theirs("mobilenet_v2", seed=0, width_mult=0.25)
+    found = find_backbone(net.state_dict())
+    assert (found.whose, found.left_over) == (
+        "torchvision",
+        ["classifier.1.weight", "classifier.1.bias"],
+    )
+    ours = MobileNetV2(widen_factor=0.25)
+    check_matches(ours, found.state, "theirs")
+    ours.load_state_dict(found.state)
+    ours.eval()
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images)[-1], net.features(images))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mobilenet_v3_small", "densenet121", "efficientnet_b0"])
+def test_other_nets_whose_tensors_are_features_are_refused(name):
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)().state_dict()
+    with pytest.raises(InputError, match="holds no backbone: its keys begin with classifier, feat"):
+        find_backbone(state)
 
 
 def test_nothing_is_lost_without_being_listed():

@@ -11,6 +11,8 @@ import study
 import torch
 import yaml
 from drawn import draw_classes
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from safetensors.torch import load_file
 
 from mmsalmask.ablation.plan import check_rows, read_plan, write_config
 from mmsalmask.commands import ablate
@@ -251,6 +253,24 @@ def test_a_recipe_of_imagenette_is_what_the_study_trains(scale, row, recipe, tmp
         config.train_dataloader.dataset.dataset.data_root = ""
     for part in ("model", "train_dataloader", "optim_wrapper", "train_cfg", "param_scheduler"):
         assert plain(found[part]) == plain(wanted[part]), part
+
+
+def test_a_row_with_a_net_as_localizer_trains_on_its_cache(tmp_path):
+    train, checkpoint = tmp_path / "photos", tmp_path / "net.pth"
+    draw_classes(train)
+    backbone = study.trunk(4)
+    torch.save(
+        MMPRETRAIN_MODELS.build({**backbone, "_scope_": "mmpretrain"}).state_dict(), checkpoint
+    )
+    given = options(tmp_path / "out")
+    localizer = dict(backbone=backbone, checkpoint=str(checkpoint))
+    made = study.cached_plan(given, study.NET_CROPS, train, localizer, size=64)
+    (row,) = read_plan(made)
+    check_rows([row], given)
+    preprocessor = load_config(write_config(row, given, tmp_path)).model.data_preprocessor
+    assert preprocessor.masker.localizer.checkpoint == str(checkpoint)
+    maps = load_file(preprocessor.saliency_cache)
+    assert any(len(each) == sum(1 for _ in train.glob("*/*")) for each in maps.values())
 
 
 def test_trials_change_what_they_say_and_nothing_else(tmp_path):

@@ -8,3 +8,8 @@ resnet50 = dict(
     type='mmsalmask.BackboneSaliency',
     backbone=dict(type='ResNet', depth=50),
     checkpoint='torchvision://resnet50.imagenet1k_v2')
+# A cheaper net with labels. From 32x32 pixels it makes one cell: for views of at least 224 px.
+mobilenet_v2 = dict(
+    type='mmsalmask.BackboneSaliency',
+    backbone=dict(type='MobileNetV2'),
+    checkpoint='torchvision://mobilenet_v2')

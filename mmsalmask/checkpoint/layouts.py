@@ -19,6 +19,9 @@ _RESNET = re.compile(r"(conv1|bn1|stem|layer\d)\.")
 _HEADS = re.compile(r"(fc|head|classifier|projector|projection_head|predictor|prototypes)\.")
 # torchvision's ResNet as a Sequential of its children, without those that have no weights.
 _CHILDREN = {"0": "conv1", "1": "bn1", **{str(i + 3): f"layer{i}" for i in range(1, 5)}}
+# torchvision's MobileNetV2: one list of blocks, which mmpretrain divides into layers.
+_MOBILENET = re.compile(r"features\.(\d+)\.(?:conv\.(\d)\.)?(?:([01])\.)?(\w+)")
+_BLOCKS = [f"layer{i}.{j}" for i, many in enumerate((1, 2, 3, 4, 3, 3, 1), 1) for j in range(many)]
 
 
 class Layout(NamedTuple):
@@ -92,8 +95,8 @@ def find_backbone(checkpoint: Mapping[str, Any]) -> Found:
     torchvision, timm, SwAV  no prefix
     ======================== ====================================================================
 
-    Foreign names are those of a ResNet with one convolution as stem. Momentum encoders, necks,
-    heads and queues are left over.
+    Foreign names are those of a ResNet with one convolution as stem, or of torchvision's
+    MobileNetV2. Momentum encoders, necks, heads and queues are left over.
 
     Raises:
         InputError: there is no backbone, or a ResNet of another kind: names what was found.
@@ -159,7 +162,23 @@ def _mmpretrain_names(given: list[str], prefix: str) -> dict[str, str]:
         return {name: re.sub(r"^\d+", lambda top: _CHILDREN[top[0]], name) for name in own}
     if any(name.startswith("layer1.") for name in own) and all(map(_RESNET.match, own)):
         return {name: name for name in own}
+    if "features.18.0.weight" in own and all(map(_MOBILENET.fullmatch, own)):
+        return {name: _mobilenet_name(name) for name in own}
     return {name: name for name in given} if prefix == "backbone." else {}
+
+
+def _mobilenet_name(name: str) -> str:
+    """mmpretrain's name of a tensor of torchvision's MobileNetV2.
+
+    There a convolution and its BatchNorm are ``k.0`` and ``k.1``, but for the last of a block,
+    which are ``k`` and ``k + 1``; here they are ``k.conv`` and ``k.bn``.
+    """
+    place, step, part, tensor = _MOBILENET.fullmatch(name).groups()
+    if step is None:
+        return f"conv{1 if place == '0' else 2}.{('conv', 'bn')[int(part)]}.{tensor}"
+    last = 1 if place == "1" else 2  # the first block does not expand
+    step, part = (step, part) if part else (last, int(step) - last)
+    return f"{_BLOCKS[int(place) - 1]}.conv.{step}.{('conv', 'bn')[int(part)]}.{tensor}"
 
 
 def _refuse_other_resnets(state: Mapping[str, Tensor]) -> None:
