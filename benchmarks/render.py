@@ -747,6 +747,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "study seeds": of_the_study(study_seeds),
     "study crops": of_the_study(partial(study_pairs, pairs="object_crops")),
     "study twins": of_the_study(partial(study_pairs, pairs="random_twins")),
+    "study simclr": of_the_study(partial(study_pairs, pairs="simclr")),
     "study transfer": of_the_study(study_transfer),
     "study tuning": study_tuning,
     "mask probe": mask_probe,

@@ -127,32 +127,36 @@ HELD_OUT = 0.1  # of the training photos, for --tune
 PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 NET_CROPS = "high-pass filter, local crops on the object by MobileNetV2"
-# What object crops are to beat: the paper's strategies, what they do without crops, and without
-# saliency.
-RIVALS = {
-    CROPS: (
-        "high-pass",
-        "blur",
-        "mean",
-        "high-pass filter, no masks",
-        "high-pass filter, local crops anywhere",
-        "high-pass filter, local crops near the centre",
-    ),
-    ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
-    PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
-    NET_CROPS: (
-        CROPS,
-        "high-pass filter, local crops anywhere",
-        "high-pass filter, local crops near the centre",
-    ),
-}
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
-# Each strategy's own random-patch twin, alike in all else.
-TWINS = {
-    "high-pass": "high-pass, random patches",
-    "high-pass, no hard negatives": RANDOM,
-    "blur": "blur, random patches",
-    "mean": "mean, random patches",
+# Rows minus rows, by the name that the pairs have in the file of --json.
+PAIRS = {
+    # What object crops are to beat: the paper's strategies, what they do without crops, and
+    # without saliency.
+    "object_crops": {
+        CROPS: (
+            "high-pass",
+            "blur",
+            "mean",
+            "high-pass filter, no masks",
+            "high-pass filter, local crops anywhere",
+            "high-pass filter, local crops near the centre",
+        ),
+        ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
+        PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
+        NET_CROPS: (
+            CROPS,
+            "high-pass filter, local crops anywhere",
+            "high-pass filter, local crops near the centre",
+        ),
+    },
+    # Each strategy's own random-patch twin, alike in all else.
+    "random_twins": {
+        "high-pass": ("high-pass, random patches",),
+        "high-pass, no hard negatives": (RANDOM,),
+        "blur": ("blur, random patches",),
+        "mean": ("mean, random patches",),
+    },
+    "simclr": {"SimCLR, high-pass": ("SimCLR",)},
 }
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
@@ -797,8 +801,8 @@ def main() -> None:
         data["differences"] = differences(results)
         data["beyond_random"] = differences(results, RANDOM)
         data["transferred"] = transferred(results)
-        data["object_crops"] = {ours: ahead(results, ours, RIVALS[ours]) for ours in RIVALS}
-        data["random_twins"] = {ours: ahead(results, ours, [TWINS[ours]]) for ours in TWINS}
+        for pairs, rivals in PAIRS.items():
+            data[pairs] = {ours: ahead(results, ours, rivals[ours]) for ours in rivals}
     first = done.get(BASELINE, {}).get(str(options.seeds[0]))
     if first is not None and not options.tune:
         data["localizers"], data["hidden"] = analyse(first["checkpoint"], options.width)
