@@ -1,6 +1,7 @@
 """What every command line tool shares: its config arguments, and how it tells a user's error."""
 
 import argparse
+import difflib
 import errno
 import logging
 import os
@@ -27,6 +28,27 @@ DEFECT_STATUS = 1
 INPUT_STATUS = 2
 STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: saved, to be started again
 INTERRUPT_STATUS = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command: its help begins with a docstring, and it knows near names.
+
+    argparse itself would tell first of the required option that a misspelt one was meant to be.
+    """
+
+    def __init__(self, description: str, **settings: Any) -> None:
+        plain = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=plain, **settings)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        known = self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self.error(f"there is no option {name}{hint}")
+        return super().parse_args(args, namespace)
 
 
 def with_progress(steps: Iterable[T], words: str) -> Iterable[T]:

@@ -37,7 +37,7 @@ from rich.table import Table
 from mmsalmask.ablation.plan import CURVE_IMAGES, Row, Settings, check_rows, read_plan
 from mmsalmask.ablation.runs import evaluation, hold_out, run
 from mmsalmask.ablation.table import draw, header, markdown, table_rows
-from mmsalmask.cli import print_table, report_errors, work_dir_argument
+from mmsalmask.cli import Parser, print_table, report_errors, work_dir_argument
 from mmsalmask.config import config_file
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
@@ -176,9 +176,7 @@ def run_rows(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "plan", type=config_file, help="a YAML file with config, overrides and rows"
     )

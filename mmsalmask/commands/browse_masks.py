@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.checkpoint import check_matches, load_checkpoint
-from mmsalmask.cli import config_arguments, report_errors, with_progress
+from mmsalmask.cli import Parser, config_arguments, report_errors, with_progress
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder, fingerprint
 from mmsalmask.data.image_folder import image_folders
@@ -243,9 +243,7 @@ def draw(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files and folders of images")
     parser.add_argument(

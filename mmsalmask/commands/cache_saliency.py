@@ -39,7 +39,7 @@ import mmsalmask
 from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.algorithms.preprocessor import normalisation
 from mmsalmask.checks import check_device
-from mmsalmask.cli import LOADERS, config_arguments, report_errors
+from mmsalmask.cli import LOADERS, Parser, config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import BrokenImage, fingerprint, read_image
 from mmsalmask.data.image_folder import image_folders
@@ -304,9 +304,7 @@ def told_of_a_full_disk(out: Path) -> Iterator[None]:
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FILE", required=True, help="the cache to write"

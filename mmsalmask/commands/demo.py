@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mmsalmask.cli import print_table, report_errors, work_dir_argument
+from mmsalmask.cli import Parser, print_table, report_errors, work_dir_argument
 from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.resume.log_files import logged_points
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
@@ -105,7 +105,7 @@ def draw_curve(work: Path, untrained: float, picture: Path) -> None:
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__.splitlines()[0])
     work_dir_argument(parser, "work_dirs/demo")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(words)

@@ -8,14 +8,12 @@ an encoder that was frozen; the file says what was tested.
 import argparse
 from pathlib import Path
 
-from mmsalmask.cli import config_arguments, report_errors, work_dir_argument
+from mmsalmask.cli import Parser, config_arguments, report_errors, work_dir_argument
 from mmsalmask.depth.report import TABLE, depth_report
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     parser.add_argument("checkpoint", help="a checkpoint of the config's model")
     work_dir_argument(parser, "work_dirs/<config>/depth_report")

@@ -7,15 +7,13 @@ import argparse
 from pathlib import Path
 
 import mmsalmask as sm
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import Parser, report_errors
 from mmsalmask.commands.embed import model_arguments
 from mmsalmask.provenance import provenance, write_result
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     model_arguments(parser)
     parser.add_argument("--number", type=int, default=2000, help="of images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the views and the untrained net")

@@ -3,7 +3,6 @@
 Exit status: 0 if all that is required is there in a supported version and works, else 1.
 """
 
-import argparse
 import platform
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import mmsalmask
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import Parser, report_errors
 
 # One line each: what they are for, and their distributions.
 _GROUPS = {
@@ -148,9 +147,7 @@ def weights() -> str:
 
 @report_errors()
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.parse_args(arguments)
     _print(lines())
 

@@ -9,14 +9,12 @@ import argparse
 from pathlib import Path
 
 import mmsalmask as sm
-from mmsalmask.cli import report_errors
-from mmsalmask.errors import InputError
+from mmsalmask.cli import Parser, report_errors
+from mmsalmask.errors import InputError, some_names
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     model_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("embeddings.npz"), help="(%(default)s)"
@@ -66,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     found.save(options.out)
     if found.skipped:
-        print(f"{len(found.skipped)} images cannot be read: {', '.join(found.skipped[:5])}")
+        print(f"{len(found.skipped)} images cannot be read: {some_names(found.skipped)}")
     if options.map:
         found.map().savefig(options.map, dpi=140)
         print(options.map)

@@ -21,7 +21,7 @@ from mmsalmask.checkpoint import (
     local_file,
     save_backbone,
 )
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import Parser, report_errors
 from mmsalmask.errors import InputError
 
 
@@ -121,9 +121,7 @@ def usage(out: Path, naming: str, facts: dict[str, str], names: Iterable[str]) -
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("checkpoint", help="a file, http(s):// or torchvision://<model>")
     parser.add_argument(
         "-o",

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmsalmask.cli import config_arguments, labelled_arguments, report_errors
+from mmsalmask.cli import Parser, config_arguments, labelled_arguments, report_errors
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
 from mmsalmask.evaluation.knn import knn_classify_each
@@ -83,9 +83,7 @@ def knn(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     labelled_arguments(parser)
     parser.add_argument(

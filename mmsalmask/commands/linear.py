@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmsalmask.cli import config_arguments, labelled_arguments, report_errors
+from mmsalmask.cli import Parser, config_arguments, labelled_arguments, report_errors
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
 from mmsalmask.evaluation.knn import knn_classify
@@ -107,9 +107,7 @@ def to_bits(right: np.ndarray) -> str:
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     labelled_arguments(parser)
     parser.add_argument(

@@ -5,11 +5,11 @@ import argparse
 from rich.table import Table
 
 import mmsalmask as sm
-from mmsalmask.cli import print_table, report_errors
+from mmsalmask.cli import Parser, print_table, report_errors
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--methods", action="store_true", help="the methods alone")
     return parser.parse_args(arguments)
 

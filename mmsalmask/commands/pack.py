@@ -12,18 +12,14 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import Parser, report_errors
 from mmsalmask.data import pack
 from mmsalmask.data.packing import SHARD_BYTES
 from mmsalmask.errors import some_names
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="mmsalmask data pack",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__, prog="mmsalmask data pack")
     parser.add_argument("source", help="a folder of images, a tar file, a Hugging Face dataset")
     parser.add_argument("out", type=Path, help="the folder of the shards, which is made")
     parser.add_argument(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from mmsalmask.cli import print_table, report_errors
+from mmsalmask.cli import Parser, print_table, report_errors
 from mmsalmask.commands import pack, stats
 from mmsalmask.data import ImageNet100
 from mmsalmask.errors import InputError, some_names
@@ -244,9 +244,7 @@ unzip -n 2011_09_26_drive_0001_sync.zip
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="(%(default)s)")
     options = parser.parse_args(words)

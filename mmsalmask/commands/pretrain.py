@@ -12,7 +12,7 @@ import inspect
 from mmengine.config import DictAction
 
 import mmsalmask as sm
-from mmsalmask.cli import report_errors, tracker_argument
+from mmsalmask.cli import Parser, report_errors, tracker_argument
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -20,9 +20,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         name: parameter.default
         for name, parameter in inspect.signature(sm.pretrain).parameters.items()
     }
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--method", default=default["method"], help="(%(default)s)")
     parser.add_argument(
         "--data", nargs="+", required=True, help="folders, or text files with a path a line"

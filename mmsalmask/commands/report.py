@@ -9,14 +9,12 @@ import argparse
 from pathlib import Path
 
 import mmsalmask as sm
-from mmsalmask.cli import report_errors
+from mmsalmask.cli import Parser, report_errors
 from mmsalmask.commands.embed import compute_arguments
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("run", help="the work directory of a pretraining")
     parser.add_argument(
         "--data", nargs="+", help="images to judge the encoder by and to show neighbours of"

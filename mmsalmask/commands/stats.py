@@ -13,19 +13,16 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmsalmask.cli import LOADERS, report_errors
+from mmsalmask.cli import LOADERS, Parser, report_errors
 from mmsalmask.data import ImageFolder, channel_statistics
 from mmsalmask.data.bands import BAND_EXTENSIONS
 from mmsalmask.data.loading import EXTENSIONS
+from mmsalmask.errors import some_names
 from mmsalmask.provenance import provenance, write_result
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="mmsalmask data stats",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__, prog="mmsalmask data stats")
     parser.add_argument("source", help="what data_root names: a folder, tar shards, a dataset")
     parser.add_argument("--channels", type=int, help="that every image has")
     parser.add_argument("--workers", type=int, default=LOADERS, help="processes (%(default)s)")
@@ -49,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
                 options.workers,
                 progress=lambda done, of: bar.update(task, completed=done, total=of),
             )
-        print(f"# of {found.images} images" + f", {found.broken} are broken" * (found.broken > 0))
+        told = f"; {len(found.broken)} cannot be read: {some_names(found.broken)}"
+        print(f"# of {found.images} images" + told * bool(found.broken))
         for name in ("mean", "std"):
             print(f"{name}={json.dumps([float(f'{value:.5g}') for value in getattr(found, name)])}")
         if options.json:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
-from mmsalmask.cli import check_launcher, config_arguments, parse_launched, report_errors
+from mmsalmask.cli import Parser, check_launcher, config_arguments, parse_launched, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import build_runner, leave_process_group, set_work_dir
 from mmsalmask.errors import InputError
@@ -49,7 +49,7 @@ def test(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     config_arguments(parser)
     parser.add_argument("checkpoint", help="a checkpoint of the config's model")
     parser.add_argument("--work-dir", help="where logs and results go (work_dirs/<config>)")

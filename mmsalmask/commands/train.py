@@ -14,6 +14,7 @@ from typing import Any
 
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
 from mmsalmask.cli import (
+    Parser,
     check_launcher,
     config_arguments,
     parse_launched,
@@ -84,9 +85,7 @@ def train(
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     config_arguments(parser)
     parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
     parser.add_argument(

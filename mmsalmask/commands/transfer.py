@@ -27,7 +27,7 @@ from rich.markdown import Markdown
 
 from mmsalmask import jobs
 from mmsalmask.checkpoint import save_backbone
-from mmsalmask.cli import report_errors, work_dir_argument
+from mmsalmask.cli import Parser, report_errors, work_dir_argument
 from mmsalmask.downstream.backbone import Backbone, read_backbone
 from mmsalmask.downstream.report import compose, draw_pictures, tables_only, write_report
 from mmsalmask.downstream.task import SCHEDULES, Setting, Task, known_datasets, registered
@@ -42,10 +42,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         for name, task in tasks.items()
     ]
     folders = ", ".join(f"{name} ({each.folder})" for name, each in datasets.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__,
+    parser = Parser(
+        __doc__,
         epilog="\n".join(["tasks:", *told, f"datasets, and their folders: {folders}"]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", help="of a pretraining, or an exported backbone")
     parser.add_argument("--tasks", metavar="TASK,…", help=f"of {','.join(tasks)} (all with data)")

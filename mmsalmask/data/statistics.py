@@ -22,17 +22,17 @@ class Statistics(NamedTuple):
         mean, std: a number per channel, of colours in the order R, G, B, in the units in which
             images are loaded: 8-bit and 16-bit ones in [0, 255].
         images: how many were read.
-        broken: how many could not be.
+        broken: the paths of those that could not be.
     """
 
     mean: list[float]
     std: list[float]
     images: int
-    broken: int
+    broken: list[str]
 
 
 class _Moments(Dataset):
-    """Of each image the sums of its channels' means, and of the squares' means; or nothing."""
+    """Of each image mean and variance of its channels; of a broken one its path."""
 
     def __init__(self, images: ImageFolder, channels: int | None) -> None:
         self.images = images
@@ -41,7 +41,7 @@ class _Moments(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> np.ndarray | None:
+    def __getitem__(self, index: int) -> np.ndarray | str:
         path = self.images.get_data_info(index)["img_path"]
         try:
             if self.channels is None:
@@ -49,7 +49,7 @@ class _Moments(Dataset):
             else:
                 pixels = read_bands(path, self.channels)
         except BrokenImage:
-            return None
+            return path
         pixels = pixels.reshape(-1, pixels.shape[2]).astype(np.float64)
         return np.stack([pixels.mean(0), pixels.var(0)])
 
@@ -84,12 +84,12 @@ def channel_statistics(
     loader = DataLoader(
         moments, _AT_ONCE, num_workers=workers, collate_fn=list, generator=torch.Generator()
     )
-    found, done = [], 0
+    found, broken = [], []
     for batch in loader:
-        found += [image for image in batch if image is not None]
-        done += len(batch)
+        for image in batch:
+            (broken if isinstance(image, str) else found).append(image)
         if progress is not None:
-            progress(done, len(moments))
+            progress(len(found) + len(broken), len(moments))
     if not found:
         raise InputError(
             f"none of the {len(moments)} images of {images.data_root} can be read"
@@ -102,4 +102,4 @@ def channel_statistics(
             f"channel {int(std.argmin())} of {images.data_root}, counted from 0, has one value "
             "everywhere: leave it out of the images"
         )
-    return Statistics(means.mean(0).tolist(), std.tolist(), len(found), len(moments) - len(found))
+    return Statistics(means.mean(0).tolist(), std.tolist(), len(found), broken)

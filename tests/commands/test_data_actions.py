@@ -50,7 +50,7 @@ def test_statistics_are_printed_as_a_config_takes_them(folder, tmp_path):
     done = run_tool("prepare_data.py", *words)
     assert done.status == 0, done.err
     lines = done.out.strip().splitlines()
-    assert lines[-3] == "# of 5 images, 1 are broken"
+    assert lines[-3] == f"# of 5 images; 1 cannot be read: {folder / 'broken.png'}"
     assert lines[-2] == "mean=[12.0, 58.0, 158.8]"
     assert lines[-1].startswith("std=[11.6")
     assert json.loads(file.read_text())["mean"] == [12.0, 58.0, 158.8]

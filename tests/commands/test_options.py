@@ -29,3 +29,16 @@ def test_a_file_is_called_o_or_out(tool):
     parse = import_module(f"mmsalmask.commands.{tool}").parse_arguments
     for name in ("-o", "--out"):
         assert parse([*FILES[tool], name, "there.png"]).out == Path("there.png")
+
+
+def test_a_misspelt_option_is_told_before_the_one_that_it_was_meant_to_be(capsys):
+    parse = import_module("mmsalmask.commands.knn").parse_arguments
+    for words, told in (
+        (["--trian=a", "--test", "b"], "there is no option --trian; did you mean --train?"),
+        (["--test", "b"], "the following arguments are required: --train"),
+        (["--zzz"], "there is no option --zzz\n"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            parse(["config.py", "last.pth", *words])
+        assert told in capsys.readouterr().err
+    assert parse(["config.py", "last.pth", "--train=a", "--tes", "b"]).test == "b"

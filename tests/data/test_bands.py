@@ -195,7 +195,7 @@ def test_statistics_are_those_of_all_pixels_of_whole_images(tmp_path):
     pixels = np.concatenate([array.reshape(-1, 2) for array in arrays]).astype(np.float64)
     np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-6)
-    assert (found.images, found.broken) == (5, 1)
+    assert (found.images, found.broken) == (5, [str(tmp_path / "5.npy")])
     assert told[-1] == (6, 6)
     np.save(tmp_path / "0.npy", arrays[0] * np.array([1, 0]))
     for name in "1234":
