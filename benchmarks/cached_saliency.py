@@ -26,7 +26,6 @@ import argparse
 import contextlib
 import copy
 import io
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,10 +35,10 @@ from typing import NamedTuple
 import mmcv
 import numpy as np
 import torch
-from localizers import BATCH, GRID, IMAGENET_MEAN, IMAGENET_STD, SIDE, resnet, score
+from localizers import BATCH, GRID, IMAGENET_MEAN, IMAGENET_STD, SIDE, score, trained_net
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
-from photos import ROOT, find_photos
+from photos import ROOT, unpack
 from rich.table import Table
 from torch import Tensor
 
@@ -47,7 +46,6 @@ from mmsalmask.cli import print_table, report_errors
 from mmsalmask.config import load_config
 from mmsalmask.data import RandomResizedCrop, read_image
 from mmsalmask.engine.saliency_cache import localizer_identity
-from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import (
     BackboneSaliency,
@@ -203,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--photos", default="coco-mini", help="name of the photo set")
     parser.add_argument("--split", nargs="+", default=["val"], help="val, train or both")
-    parser.add_argument("--backbone", help="a ResNet, e.g. resnet50")
+    parser.add_argument("--backbone", help="mobilenet_v2 or a ResNet, e.g. resnet50")
     parser.add_argument(
         "--checkpoint", help="its weights: a path or torchvision://resnet50.imagenet1k_v2"
     )
@@ -218,16 +216,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if bool(arguments.backbone) != bool(arguments.checkpoint):
         parser.error("--backbone and --checkpoint go together: a random backbone locates nothing")
-    archive = find_photos(arguments.photos)
-    if archive is None:
-        raise InputError(
-            f"{arguments.photos}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in"
-        )
     DefaultScope.get_instance("cached_saliency", scope_name="mmpretrain")
     chosen = {}
     weights = None
     if arguments.backbone:
-        module = resnet(arguments.backbone, arguments.checkpoint)
+        module = trained_net(arguments.backbone, arguments.checkpoint)
         weights = localizer_identity({}, module)["weights"]
         chosen[arguments.backbone] = (
             Frozen(module),
@@ -237,11 +230,10 @@ def main() -> None:
     chosen["SpectralResidualSaliency"] = (Frozen(SpectralResidualSaliency()), {})
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+        photos = unpack(arguments.photos, folder)
         for split in arguments.split:
             np.random.seed(arguments.seed)
-            views = draw_views(Path(folder) / arguments.photos, split, arguments.views)
+            views = draw_views(photos, split, arguments.views)
             results[split] = {
                 name: compare(localizer, cheaper, views)
                 for name, (localizer, cheaper) in chosen.items()

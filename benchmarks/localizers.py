@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import re
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photos import find_photos
+from photos import unpack
 from PIL import Image
 from rich.table import Table
 from torch import Tensor
@@ -39,6 +38,7 @@ from mmsalmask.saliency import (
 from mmsalmask.saliency import Localizer as Registered
 
 SIDE, GRID, BATCH = 224, 7, 64
+MOBILENET = "torchvision://mobilenet_v2"  # trained with ImageNet's labels
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -67,6 +67,12 @@ def coco_photos(folder: Path, split: str) -> tuple[Tensor, Tensor]:
         masks.append(torch.from_numpy(np.array(mask)) > 0)
     normalised = (torch.stack(images) - IMAGENET_MEAN) / IMAGENET_STD
     return normalised, torch.stack(masks)
+
+
+def unpacked_photos(name: str = "coco-mini", split: str = "val") -> tuple[Tensor, Tensor]:
+    """:func:`coco_photos` of a set that is packed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return coco_photos(unpack(name, folder), split)
 
 
 def on_grid(objects: Tensor, grid: int = GRID) -> Tensor:
@@ -121,11 +127,11 @@ def localizers(backbone: str | None, checkpoint: str | None) -> dict[str, Locali
         if all(argument.default is not argument.empty for argument in arguments):
             found[name] = Frozen(part())
     if backbone:
-        found[f"{backbone}, {checkpoint}"] = Frozen(net(backbone, checkpoint))
+        found[f"{backbone}, {checkpoint}"] = Frozen(trained_net(backbone, checkpoint))
     return found
 
 
-def net(name: str, checkpoint: str) -> BackboneSaliency:
+def trained_net(name: str, checkpoint: str) -> BackboneSaliency:
     """MobileNetV2 (``mobilenet_v2``) or a ResNet (``resnet50``) with these weights."""
     from mmsalmask.algorithms.localizers import backbone_saliency
 
@@ -152,20 +158,12 @@ def main() -> None:
         parser.error("--backbone and --checkpoint go together: a random backbone locates nothing")
     torch.manual_seed(arguments.seed)
 
-    archive = find_photos(arguments.photos)
-    if archive is None:
-        raise InputError(
-            f"{arguments.photos}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in"
-        )
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        for split in arguments.split:
-            images, objects = coco_photos(Path(folder) / arguments.photos, split)
-            truth = on_grid(objects)
-            chosen = localizers(arguments.backbone, arguments.checkpoint)
-            results[split] = {name: measure(fn, images, truth) for name, fn in chosen.items()}
+    for split in arguments.split:
+        images, objects = unpacked_photos(arguments.photos, split)
+        truth = on_grid(objects)
+        chosen = localizers(arguments.backbone, arguments.checkpoint)
+        results[split] = {name: measure(fn, images, truth) for name, fn in chosen.items()}
 
     for split, rows in results.items():
         table = Table(title=f"{arguments.photos}, {split}")

@@ -7,17 +7,13 @@ training logs (``query_masked_fg%`` and so on), with either choice of ``Saliency
 """
 
 import argparse
-import tarfile
-import tempfile
 from pathlib import Path
 
 import torch
-from localizers import coco_photos
-from photos import find_photos
+from localizers import unpacked_photos
 from torch import Tensor
 
 from mmsalmask.cli import report_errors
-from mmsalmask.errors import InputError
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, mask_ratios
 from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import BoundaryPriorSaliency, Frozen, foreground, pool_to_grid
@@ -59,14 +55,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    archive = find_photos("coco-mini")
-    if archive is None:
-        raise InputError(
-            "coco-mini.tar is not here: set MMSALMASK_PHOTOS to the folder that it lies in"
-        )
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-        images, _ = coco_photos(Path(folder) / "coco-mini", "val")
+    images, _ = unpacked_photos()
     rows = measure(Frozen(BoundaryPriorSaliency())(images), arguments.draws, arguments.seed)
     for row in rows:
         print(row)

@@ -10,13 +10,12 @@ wrong place or scale, or a layer that does not learn keeps the average precision
 
 import argparse
 import json
-import tarfile
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 
-from photos import find_photos
+from photos import unpack
 
 from mmsalmask.cli import report_errors
 from mmsalmask.config import load_config
@@ -137,15 +136,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     options = parser.parse_args()
-    archive = find_photos(options.photos)
-    if archive is None:
-        raise InputError(
-            f"{options.photos}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in"
-        )
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        result = learn(Path(folder) / options.photos, Path(folder), options)
+        result = learn(unpack(options.photos, folder), Path(folder), options)
     print(json.dumps(result, indent=2))
     if options.json:
         settings = {name: getattr(options, name) for name in ("size", "batch", "rois", "lr")}

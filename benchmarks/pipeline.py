@@ -21,7 +21,6 @@ On the side of the device: two views made of a batch that lies there (``DeviceAu
 
 import argparse
 import statistics
-import tarfile
 import tempfile
 import time
 import warnings
@@ -33,7 +32,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
-from photos import ROOT, find_photos
+from photos import ROOT, unpack
 from PIL import Image
 from rich.table import Table
 from torchvision import transforms
@@ -41,21 +40,12 @@ from torchvision import transforms
 from mmsalmask.algorithms.preprocessor import build_augmentation
 from mmsalmask.cli import print_table, report_errors
 from mmsalmask.data import ImageFolder, InMemory, LoadWhole, PackWhole, read_image
-from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 
 BASES = ROOT / "configs" / "_base_" / "datasets"
 # Set of photos → pixels of a view, side of the squeezed photo.
 SIZES = {"caltech101_112": (64, 96), "coco-mini": (224, 288), "500 px": (224, 288)}
 PER_ROUND = 16
-
-
-def unpack(name: str, folder: Path) -> Path:
-    if (archive := find_photos(name)) is None:
-        raise InputError(f"{name}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / name
 
 
 def enlarge(photos: list[str], folder: Path, longer: int = 500) -> list[str]:

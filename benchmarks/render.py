@@ -600,6 +600,16 @@ def mask_shares() -> str:
     return markdown(header, rows, words=3) + origin(data)
 
 
+def crop_shares() -> str:
+    data = result("crop_shares.json")
+    rows = [
+        [place, *(f"{found[part]:.1f}" for part in ("object", "key", "both"))]
+        for place, found in data["results"].items()
+    ]
+    header = ["windows", "of the object, %", "of what the key shows, %", "of both, %"]
+    return markdown(header, rows) + origin(data)
+
+
 def twin(data: dict) -> str:
     """A line per way of benchmarks/twin.py: kNN over seeds, and paired differences from ours."""
     rows, ours = [], data["results"].get("runner", {})
@@ -761,6 +771,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "spread at full size": spread_128,
     "weight of hard negatives": hard_weight,
     "mask shares": mask_shares,
+    "crop shares": crop_shares,
     "twin": twin_and_study,
 }
 

@@ -24,26 +24,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-from photos import find_photos
+from photos import unpack
 
 from mmsalmask.cli import report_errors
 from mmsalmask.data import ImageFolder, pack, read_image
 from mmsalmask.data.loading import EXTENSIONS
 from mmsalmask.data.storage import Names
 from mmsalmask.data.storage.tar_index import Index, save_index
-from mmsalmask.errors import InputError
 from mmsalmask.provenance import provenance, write_result
 
 PER_ROUND = 200
 WORKERS, SHARDS, CLASSES = 4, 100, 1000
-
-
-def unpacked(folder: Path) -> Path:
-    if (archive := find_photos("coco-mini")) is None:
-        raise InputError("coco-mini.tar is not here: set MMSALMASK_PHOTOS to its folder")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "coco-mini"
 
 
 def speed(photos: Path, folder: Path, rounds: int) -> dict:
@@ -146,7 +137,7 @@ def main() -> None:
         print(json.dumps(open_million(options.open)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        photos = options.photos or unpacked(Path(folder))
+        photos = options.photos or unpack("coco-mini", folder)
         read = speed(photos, Path(folder), options.rounds)
         (many := Path(folder, "many")).mkdir()
         generate(many, options.members)

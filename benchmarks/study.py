@@ -21,7 +21,6 @@ the file of --json holds stay in it, so that rows and seeds may come from severa
 
 import argparse
 import json
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,11 +31,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from localizers import coco_photos, measure, on_grid
+from localizers import MOBILENET, SIDE, measure, on_grid, unpacked_photos
 from matplotlib.figure import Figure
 from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
-from photos import find_photos
+from photos import find_photos, unpack
 from PIL import Image, ImageOps
 from render import (
     CROPS,
@@ -239,8 +238,7 @@ CACHED = {
     "high-pass, localizer MobileNetV2": "mocov2-salmask-highpass",
     NET_CROPS: "mocov2-objectcrops-highpass",
 }
-MOBILENET = dict(backbone=dict(type="MobileNetV2"), checkpoint="torchvision://mobilenet_v2")
-MOBILENET_SIZE = 224  # pixels of the photos it was trained on
+LABELLED_NET = dict(backbone=dict(type="MobileNetV2"), checkpoint=MOBILENET), SIDE
 MAIN = [UNTRAINED, BASELINE, "MSCN", "high-pass", "blur", "mean"]
 CHOICES = {"small": MAIN, "gpu": MAIN, "all": [*ROWS, *CACHED]}
 PICTURED = ("n02102040", "n03028079", "n03445777")  # a dog, a church, a golf ball
@@ -325,25 +323,17 @@ def photo_sides(options: argparse.Namespace) -> tuple[Path, Path | None]:
     """The folders to train on and to test on."""
     if options.train is not None:
         return options.train, options.test
-    folder = unpack("imagenette_112", options.out)
+    folder = unpack_once("imagenette_112", options.out)
     return folder / "train", folder / "val"
 
 
-def unpack(name: str, out: Path) -> Path:
-    """A set of photos, unpacked once."""
+def unpack_once(name: str, out: Path) -> Path:
+    """A set of photos, unpacked where it is not yet."""
     folder = out / name
-    if folder.exists():
-        return folder
-    archive = find_photos(name)
-    if archive is None:
-        raise InputError(
-            f"{name}.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in, or give "
-            "--train and --test folders <class>/<image>"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as part, tarfile.open(archive) as tar:
-        tar.extractall(part, filter="data")
-        (Path(part) / folder.name).rename(folder)
+    if not folder.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out) as part:
+            unpack(name, part).rename(folder)
     return folder
 
 
@@ -443,17 +433,15 @@ def plan(options: argparse.Namespace) -> Path:
     return _write(options.out / "plan.yml", rows)
 
 
-def cached_plan(
-    options: argparse.Namespace, row: str, train: Path, localizer: dict, size: int
-) -> Path:
+def cached_plan(options: argparse.Namespace, row: str, train: Path, net: dict, size: int) -> Path:
     """A row whose saliency is that of a net, made here once for whole photos.
 
     Args:
-        localizer: ``backbone`` and ``checkpoint`` of the net.
+        net: its ``backbone`` and ``checkpoint``.
         size: pixels of the square that the photos are resized to for it.
     """
     recipe, changed = CACHED[row], settings(CACHED[row], vars(options))
-    made = dict(_delete_=True, type="mmsalmask.BackboneSaliency", **localizer)
+    made = dict(_delete_=True, type="mmsalmask.BackboneSaliency", **net)
     preprocessor = changed["model"]["data_preprocessor"]
     preprocessor["masker"] = {"localizer": made}
     stem = options.out / row.replace(", ", "_").replace(" ", "-")
@@ -545,14 +533,12 @@ def study(options: argparse.Namespace, sides: tuple[Path, Path]) -> dict:
         if len(cached) < len(options.rows):
             results = run_rows(options, plan(options), sides)
         for row in cached:
-            localizer, size = MOBILENET, MOBILENET_SIZE
+            net, size = LABELLED_NET
             if row == BOOTSTRAPPED:
                 checkpoint = results[BASELINE][str(options.seeds[0])]["checkpoint"]
-                localizer, size = (
-                    dict(backbone=trunk(options.width), checkpoint=checkpoint),
-                    2 * options.size,
-                )
-            run_rows(options, cached_plan(options, row, sides[0], localizer, size), sides)
+                net = dict(backbone=trunk(options.width), checkpoint=checkpoint)
+                size = 2 * options.size
+            run_rows(options, cached_plan(options, row, sides[0], net, size), sides)
     transfer(options)
     return finished_runs(options)
 
@@ -563,7 +549,7 @@ def transfer(options: argparse.Namespace) -> None:
     if folder is None and find_photos("caltech101_112") is None:
         print("nothing is transferred: MMSALMASK_PHOTOS names no folder with caltech101_112.tar")
         return
-    folder = folder or unpack("caltech101_112", options.out)
+    folder = folder or unpack_once("caltech101_112", options.out)
     for file in sorted((options.out / "runs").glob("*/seed_*/result.json")):
         result, run = (json.loads(path.read_text()) for path in (file, file.with_name("run.json")))
         if "top1" not in result or result.get("transfer", {}).get("data") == folder.name:
@@ -645,13 +631,10 @@ def analyse(checkpoint: str, width: int, seed: int = 0) -> tuple[dict, dict]:
     The latter by grid. Nothing where coco-mini is not at hand: photos with labels alone do not say
     where objects are.
     """
-    archive = find_photos("coco-mini")
-    if archive is None:
+    if find_photos("coco-mini") is None:
         print("localizers are not scored: MMSALMASK_PHOTOS names no folder with coco-mini.tar")
         return {}, {}
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-        images, objects = coco_photos(Path(folder) / "coco-mini", "val")
+    images, objects = unpacked_photos()
     localizers = {
         "BoundaryPriorSaliency": Frozen(BoundaryPriorSaliency()),
         "SpectralResidualSaliency": Frozen(SpectralResidualSaliency()),

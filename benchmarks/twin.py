@@ -24,7 +24,6 @@ import argparse
 import copy
 import json
 import math
-import tarfile
 import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
@@ -36,7 +35,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
-from photos import find_photos
+from photos import unpack
 from render import twin
 from torch import Tensor, nn
 
@@ -431,19 +430,6 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
     return options, Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
 
 
-def unpacked(folder: Path) -> tuple[Path, Path]:
-    """Imagenette's training and validation photos."""
-    archive = find_photos("imagenette_112")
-    if archive is None:
-        raise InputError(
-            "imagenette_112.tar is not here: set MMSALMASK_PHOTOS to the folder it lies in, or "
-            "give --train and --test folders <class>/<image>"
-        )
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return tuple(folder / "imagenette_112" / side for side in ("train", "val"))
-
-
 def main() -> None:
     options, recipe = parse_arguments()
     # The initialisation of every layer is logged at level INFO, which is no news here.
@@ -458,7 +444,10 @@ def main() -> None:
             raise InputError(f"{options.json} holds another recipe: choose another --json")
         results = former["results"]
     with tempfile.TemporaryDirectory() as folder:
-        sides = (options.train, options.test) if options.train else unpacked(Path(folder))
+        sides = options.train, options.test
+        if options.train is None:
+            imagenette = unpack("imagenette_112", folder)
+            sides = imagenette / "train", imagenette / "val"
         photos = Photos(*sides, options.images)
         for seed in options.seeds:
             for way in options.ways:
