@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.errors import InputError
 
@@ -95,7 +96,8 @@ def _measured_batch(
     """Measure steps of the runner's model on its own images, and conclude."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model.zero_grad(set_to_none=True)
-    small = max(2, min(8, limit // 4))  # BatchNorm needs two
+    splits = getattr(model, "bn_splits", 1)
+    small = max(2 * splits, min(8, limit // 4) // splits * splits)  # BatchNorm needs two
     try:
         peaks = tuple(peak(lambda n=n: _step(runner, model, n)) for n in (small, 2 * small))
     except RuntimeError as error:
@@ -109,7 +111,7 @@ def _step(runner, model, images: int) -> None:
     loader = runner.train_dataloader
     dataset = unseeded(loader.dataset)
     batch = loader.collate_fn([dataset[i % len(dataset)] for i in range(images)])
-    with runner.optim_wrapper.optim_context(model):
+    with wrappers_of(runner.optim_wrapper)[0].optim_context(model):
         losses = model(**model.data_preprocessor(batch, True), mode="loss")
         loss, _ = model.parse_losses(losses)
     loss.backward()

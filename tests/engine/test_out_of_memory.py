@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapperDict
 
 from mmsalmask.engine.out_of_memory import (
     _measured_batch,
@@ -107,6 +108,19 @@ def test_two_small_steps_are_measured_on_the_runners_own_images(runner):
     assert runner.model.steps == [8, 16]
     assert runner.model.weight.grad is None
     assert _measured_batch(runner, 64, peak, room=100.0) == 0
+
+
+def test_a_batch_divides_into_the_groups_of_batch_norm(runner):
+    runner.model.bn_splits = 8
+    assert _measured_batch(runner, 64, lambda step: step() or 100.0, room=500.0) == 48
+    assert runner.model.steps == [16, 32]
+
+
+def test_a_step_of_two_optimizers_is_measured_too(runner):
+    two = dict.fromkeys(("encoder", "mask_net"), runner.optim_wrapper)
+    runner.optim_wrapper = OptimWrapperDict(**two)
+    assert _measured_batch(runner, 64, lambda step: step() or 100.0, room=500.0) > 0
+    assert runner.model.steps == [8, 16]
 
 
 def test_a_step_that_does_not_fit_either_leaves_no_advice(runner):

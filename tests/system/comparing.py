@@ -13,7 +13,7 @@ from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
 
 # What tells the time, or where the run lies.
 _TIMES = ("time", "data_time", "images_per_second", "eta", "memory")
-_PLACES = ("cfg", "experiment_name", "last_ckpt", "best_ckpt", "stop_checkpoint")
+_PLACES = ("cfg", "experiment_name", "last_ckpt", "best_ckpt", "stop_checkpoints")
 _PLACES += ("logs", "log_folder")
 
 

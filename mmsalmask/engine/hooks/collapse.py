@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmsalmask.checks import check_integer, check_share
+from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.hooks.masks import _MaskerHook
 from mmsalmask.registry import HOOKS
 from mmsalmask.saliency import informative
@@ -49,7 +50,7 @@ class CollapseHook(_MaskerHook):
         self._queue = getattr(model, "queue", None)
         sentences = (
             long_queue(self._queue, runner.train_dataloader.dataset),
-            slow_keys(getattr(model, "momentum", None), runner.max_iters),
+            slow_keys(getattr(model, "momentum", None), _steps(runner)),
             heavy_hard_negatives(model),
         )
         for sentence in filter(None, sentences):
@@ -64,7 +65,9 @@ class CollapseHook(_MaskerHook):
             self._neck.remove()
 
     def wants(self, runner, batch_idx: int) -> bool:
-        return self.every_n_inner_iters(batch_idx, self.interval)
+        return self.every_n_inner_iters(batch_idx, self.interval) or self.end_of_epoch(
+            runner.train_dataloader, batch_idx
+        )
 
     def _keep_embedding(self, neck: nn.Module, inputs: Any, outputs: Any) -> None:
         if self._wanted and self._embedding is None:  # later ones are hard negatives and crops
@@ -118,6 +121,11 @@ class CollapseHook(_MaskerHook):
             if present and not self._present[place]:
                 logger.warning(sentence)
             self._present[place] = present
+
+
+def _steps(runner) -> int:
+    """Optimizer steps of the training: in each a momentum encoder moves once."""
+    return runner.max_iters // wrappers_of(runner.optim_wrapper)[0]._accumulative_counts
 
 
 def spread(embeddings: Tensor) -> Tensor:

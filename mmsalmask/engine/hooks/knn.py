@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mmsalmask.checks import check_integer, check_part
+from mmsalmask.engine.resume.stopping import keep_worker_alive
 from mmsalmask.engine.terminal import SHOWN
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.features import EncoderView, bands_of, extract_features
@@ -100,6 +101,7 @@ class KNNHook(Hook):
             self.batch_size,
             num_workers=self.num_workers,
             generator=torch.Generator(),
+            worker_init_fn=keep_worker_alive(None),
         )
         features, labels = extract_features(self._backbone, loader, device, self._view)
         self.metric.add(features, labels, own < len(self._sets[0]))

@@ -11,7 +11,7 @@ from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.rehearsal import rehearse
 from mmsalmask.engine.resume.draws import DrawSampler, seeded_loader
 from mmsalmask.engine.resume.randomness import kept_random_state
-from mmsalmask.engine.resume.stopping import StopSignals
+from mmsalmask.engine.resume.stopping import StopSignals, keep_worker_alive
 from mmsalmask.errors import InputError
 
 
@@ -53,6 +53,9 @@ class _Loop:
             self.runner.register_hook(_TellStep())
             try:
                 rehearse(self.runner)
+                if self.runner.val_loop is not None:
+                    loader = self.runner.val_loop.dataloader
+                    loader.worker_init_fn = keep_worker_alive(loader.worker_init_fn)
                 return self._train()
             finally:
                 # A loader's workers live until its iterator dies, which a traceback would keep.
@@ -85,6 +88,7 @@ class _Loop:
             except _ValidationLeft:
                 self.validated = False
                 self.runner.message_hub.update_info("loop_stage", "train")
+                self.runner.stop(self.signals)  # also after the last step: the result is missing
         self.state_to_keep = None
 
 

@@ -186,7 +186,8 @@ class ExactRunner(Runner):
         """
         path = Path(self.work_dir) / f"iter_{self.iter}.pth"
         if not path.exists():
-            self.message_hub.update_info("stop_checkpoint", str(path))
+            earlier = self.message_hub.get_info("stop_checkpoints", [])
+            self.message_hub.update_info("stop_checkpoints", [*earlier, path.name])
         self.save_checkpoint(
             self.work_dir,
             path.name,

@@ -181,10 +181,11 @@ class SafeCheckpointHook(CheckpointHook):
             write_atomically(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt.encode())
             for old in outdated:
                 (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
-        # That of a run which was stopped by a signal, and went on.
-        stopped = runner.message_hub.pop_info("stop_checkpoint")
-        if stopped and stopped != self.last_ckpt and is_main_process():
-            Path(stopped).unlink(missing_ok=True)
+        # Those of a run which was stopped by signals, and went on.
+        for stopped in runner.message_hub.pop_info("stop_checkpoints", []):
+            path = Path(runner.work_dir) / stopped
+            if str(path) != self.last_ckpt and is_main_process():
+                path.unlink(missing_ok=True)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if not self.save_best:
@@ -194,8 +195,10 @@ class SafeCheckpointHook(CheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         self.file_backend = backend
         if is_main_process():
-            for old in former - self._best_files():
-                Path(old).unlink(missing_ok=True)
+            for old in map(Path, former - self._best_files()):
+                # A run that has gone on from another's checkpoint leaves that one's files alone.
+                if old.parent.resolve() == Path(self.out_dir).resolve():
+                    old.unlink(missing_ok=True)
 
     def _best_files(self) -> set[str]:
         one = len(self.key_indicators) == 1

@@ -17,7 +17,7 @@ from torch import distributed
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # One order may reach a process twice, from the terminal and from its launcher.
 _ECHO_SECONDS = 1.0
-_WORKER_SECONDS = 5
+_WORKER_SECONDS = 30  # as long as Slurm waits before it kills
 
 
 # The handlers that an entered StopSignals has replaced. Forked children get them back: a pool ends

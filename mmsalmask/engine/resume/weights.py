@@ -46,14 +46,14 @@ def batch_norm(model: nn.Module) -> dict[str, Tensor]:
 def open_gradients(
     model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperDict
 ) -> dict[str, Tensor]:
-    """What was accumulated for a step that is yet to come, the processes' mean."""
+    """What was accumulated for a step that is yet to come, the processes' mean, on the CPU."""
     if all(one.should_update() for one in wrappers_of(optim_wrapper)):
         return {}
     named = _plain_parameters(model)
     gradients = {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
     for gradient in gradients.values():
         all_reduce(gradient, "mean")
-    return gradients
+    return {name: gradient.cpu() for name, gradient in gradients.items()}
 
 
 def put_back_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmsalmask.engine.hooks.collapse import (
@@ -148,20 +149,27 @@ def test_a_training_says_how_far_it_is(iteration, lines):
     assert len(runner.logger.lines) == lines
 
 
-def test_the_watch_begins_with_the_weight_of_hard_negatives():
-    loader = SimpleNamespace(dataset=range(4096))
-    runner = SimpleNamespace(
-        model=contrast(), logger=Log(), max_iters=20_000, train_dataloader=loader
+def about_to_train(model: nn.Module, images: int, steps: int, accumulate: int = 1):
+    """What a hook is told of a run before its first step."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    return SimpleNamespace(
+        model=model,
+        logger=Log(),
+        max_iters=steps,
+        train_dataloader=SimpleNamespace(dataset=range(images)),
+        optim_wrapper=OptimWrapper(optimizer, accumulate),
     )
+
+
+def test_the_watch_begins_with_the_weight_of_hard_negatives():
+    runner = about_to_train(contrast(), 4096, 20_000)
     CollapseHook().before_train(runner)
     (line,) = runner.logger.lines
     assert "a hard negative outweighs the queue" in line
 
 
 def test_the_watch_begins_with_the_length_of_the_queue():
-    loader = SimpleNamespace(dataset=range(201))
-    model = contrast(keys=512, hard_negatives=0)
-    runner = SimpleNamespace(model=model, logger=Log(), max_iters=9, train_dataloader=loader)
+    runner = about_to_train(contrast(keys=512, hard_negatives=0), 201, 9)
     CollapseHook().before_train(runner)
     (line,) = runner.logger.lines
     assert "512 keys and the data 201 images" in line
@@ -170,14 +178,21 @@ def test_the_watch_begins_with_the_length_of_the_queue():
     assert long_queue(torch.zeros(512, 8), iter(())) is None
 
 
-@pytest.mark.parametrize(("steps", "lines"), [(1095, 1), (20_000, 0)])
-def test_the_watch_begins_with_the_momentum(steps, lines):
+@pytest.mark.parametrize(
+    ("steps", "accumulate", "lines"), [(1095, 1, 1), (20_000, 1, 0), (20_000, 8, 1)]
+)
+def test_the_watch_begins_with_the_momentum(steps, accumulate, lines):
     model = torch.nn.Module()
     model.data_preprocessor, model.momentum = torch.nn.Identity(), (0.999, 0.999)
-    loader = SimpleNamespace(dataset=range(8))
-    runner = SimpleNamespace(model=model, logger=Log(), max_iters=steps, train_dataloader=loader)
+    runner = about_to_train(model, 8, steps, accumulate)
     CollapseHook().before_train(runner)
     assert len(runner.logger.lines) == lines
+
+
+@pytest.mark.parametrize(("interval", "watched"), [(2, [1, 3, 4]), (5, [4]), (50, [4])])
+def test_the_end_of_an_epoch_is_watched_however_short_it_is(interval, watched):
+    hook, runner = CollapseHook(interval), SimpleNamespace(train_dataloader=range(5))
+    assert [i for i in range(5) if hook.wants(runner, i)] == watched
 
 
 @pytest.mark.parametrize("options", [{"interval": 0}, {"spread": 2}, {"twins": -1}, {"flat": 1.5}])

@@ -1,6 +1,8 @@
 """kNN during pretraining: right figures, on time, and a training that does not notice."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,13 +10,16 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import get_worker_info
 
+from mmsalmask.data import ImageFolder
 from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.launch import build_runner
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, knn_classify
 from mmsalmask.evaluation.features import EncoderView, extract_both, load_backbone
 from mmsalmask.evaluation.labelled import labelled_folders
+from mmsalmask.registry import DATASETS
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -78,6 +83,16 @@ def hook(root, **options):
         num_workers=0,
     )
     return {**settings, **sides, **options}
+
+
+@DATASETS.register_module()
+class StruckFolder(ImageFolder):
+    """The worker that loads it gets the signal that is meant for all processes of a job."""
+
+    def __getitem__(self, index):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
 
 
 class DrawsANumber(Hook):
@@ -188,3 +203,12 @@ def test_what_cannot_work_is_told_before_training(tmp_path, shapes):
         with pytest.raises(InputError, match=sentence):
             train(tmp_path / name, shapes, [hook(shapes, **options)])
         assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_signal_to_all_processes_leaves_its_workers_alive(shapes, tmp_path):
+    sides = {
+        side: dict(type="mmsalmask.StruckFolder", data_root=f"{shapes}/{side}", with_label=True)
+        for side in ("train", "test")
+    }
+    train(tmp_path / "work", shapes, [hook(shapes, **sides, num_workers=1)])
+    assert len(lines(tmp_path / "work")) == 2

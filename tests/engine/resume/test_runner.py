@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import signal
 import time
 
 import pytest
@@ -18,7 +20,7 @@ from system.comparing import differences
 from mmsalmask.checkpoint import load_checkpoint, revive
 from mmsalmask.engine import ExactRunner
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, Stopped
 
 
 class Model(BaseModel):
@@ -74,6 +76,31 @@ class Cut(Hook):
             raise Power
 
 
+class Signal(Hook):
+    """Sends this process SIGTERM in some iterations, or in the evaluations after others."""
+
+    priority = "HIGHEST"
+
+    def __init__(self, iterations=(), evaluations=()):
+        self.iterations, self.evaluations = iterations, evaluations
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 in self.iterations:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter in self.evaluations and batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Struck(Noise):
+    """The worker that loads it gets the signal that is meant for all processes of a job."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
 def loader(sampler: str = "DefaultSampler", **options) -> dict:
     return {
         "batch_size": 2,
@@ -97,13 +124,14 @@ def run(
     optimizer=None,
     schedule=None,
     batch=2,
+    val=None,
 ):
     runner = ExactRunner(
         Model(),
         work_dir=str(work),
         train_dataloader={**loader(sampler, shuffle=True), "batch_size": batch},
         train_cfg=loop,
-        val_dataloader=loader(shuffle=False),
+        val_dataloader=val or loader(shuffle=False),
         val_cfg={},
         val_evaluator=[Metric()],
         optim_wrapper={
@@ -181,6 +209,66 @@ def test_a_run_cut_off_anywhere_ends_the_same(tmp_path, loop, saving, options):
         assert {path.name for path in work.glob("*.pth")} == {
             path.name for path in (tmp_path / "whole").glob("*.pth")
         }
+
+
+def files(work) -> list[str]:
+    return sorted(path.name for path in work.glob("*.pth"))
+
+
+def stopped(work, loop, saving, **options) -> None:
+    with pytest.raises(Stopped):
+        run(work, loop, saving, **options)
+
+
+@pytest.mark.parametrize(
+    ("loop", "saving", "evaluation"),
+    [
+        (EPOCHS, BY_EPOCH, 10),
+        (EPOCHS, BY_EPOCH, 20),  # the last one
+        (ITERATIONS, BY_ITERATION, 8),
+        (ITERATIONS, BY_ITERATION, 18),
+    ],
+)
+def test_a_signal_in_an_evaluation_stops_the_run_and_the_evaluation_is_repeated(
+    tmp_path, loop, saving, evaluation
+):
+    run(tmp_path / "whole", loop, saving)
+    work, resume = tmp_path / "stopped", None
+    for _ in range(2):  # and in the repeated evaluation once more
+        stopped(work, loop, saving, resume=resume, hooks=[Signal(evaluations=[evaluation])])
+        resume = work / f"iter_{evaluation}.pth"
+    run(work, loop, saving, resume=resume)
+    assert best(work) == best(tmp_path / "whole")
+    if evaluation < 18:  # after the last one no checkpoint is written
+        assert list(differences(end(work), end(tmp_path / "whole"))) == []
+
+
+def best(work) -> list[str]:
+    return [name for name in files(work) if name.startswith("best")]
+
+
+def test_a_run_that_was_stopped_several_times_keeps_none_of_its_stops(tmp_path):
+    saving, resume = {"interval": 3}, None
+    for iteration in (2, 4, 6):
+        stopped(tmp_path, EPOCHS, saving, resume=resume, hooks=[Signal([iteration])])
+        resume = tmp_path / f"iter_{iteration}.pth"
+    run(tmp_path, EPOCHS, saving, resume=resume)
+    assert not [name for name in files(tmp_path) if name.startswith("iter")]
+
+
+def test_a_run_that_goes_on_from_anothers_checkpoint_leaves_that_ones_files(tmp_path):
+    stopped(tmp_path / "a", EPOCHS, BY_EPOCH, hooks=[Signal([8])])
+    before = files(tmp_path / "a")
+    assert {"iter_8.pth", *best(tmp_path / "a")} < set(before)
+    run(tmp_path / "b", EPOCHS, BY_EPOCH, resume=tmp_path / "a" / "iter_8.pth")
+    assert files(tmp_path / "a") == before
+    assert best(tmp_path / "b") != []
+
+
+def test_a_signal_to_all_processes_leaves_the_workers_of_an_evaluation_alive(tmp_path):
+    val = {**loader(shuffle=False), "num_workers": 1, "dataset": Struck()}
+    run(tmp_path, {**EPOCHS, "max_epochs": 1}, BY_EPOCH, val=val)
+    assert best(tmp_path) != []
 
 
 def test_runs_that_start_in_one_second_share_no_logs(tmp_path, monkeypatch):
