@@ -1,6 +1,10 @@
 """The one exception a user is meant to read, and what its sentences share."""
 
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -27,3 +31,28 @@ def some_names(names: Iterable[str], most: int = 5) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def place_of(error: BaseException) -> str:
+    """The innermost line of the user's own files that led to an error: ``, at fill.py:11 in fill``.
+
+    Empty where only libraries and this package were at work.
+    """
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        started = frame.name == "<module>" and frame.filename == main
+        if not started and not frame.filename.startswith(_FOREIGN):
+            file = Path(frame.filename)
+            near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+            inside = "" if frame.name == "<module>" else f" in {frame.name}"
+            return f", at {near}:{frame.lineno}{inside}"
+    return ""
+
+
+# Paths of code that is not the user's; "<" begins the names of code that lies in no file.
+_PATHS = sysconfig.get_paths()
+_FOREIGN = (
+    "<",
+    str(Path(__file__).parent),
+    *(_PATHS[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)

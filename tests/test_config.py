@@ -630,3 +630,56 @@ def test_custom_imports_may_lie_beside_the_config_or_where_the_user_is(tmp_path,
     config.write_text("custom_imports = dict(imports=['part_nowhere'])\n")
     with pytest.raises(InputError, match=r"imports what .*No module named 'part_nowhere'\): put"):
         load_config(str(config))
+
+
+def test_what_fails_in_a_module_of_the_users_is_told_with_its_line(tmp_path, monkeypatch):
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "recipe.py"
+    for name, code, words in (
+        ("wrong_name", "from mmsalmask.masking import Strtegy", "imports what cannot be imported"),
+        ("missing", "import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+        ("divides", "1 / 0", "cannot be read: ZeroDivisionError: division by zero"),
+    ):
+        (package / f"{name}.py").write_text(f"\n{code}\n")
+        config.write_text(f"custom_imports = dict(imports=['broken_package.{name}'])\n")
+        told = error_of(load_config, str(config))
+        assert words in told
+        assert f", at {Path('broken_package', name)}.py:2" in told
+        assert "put the module beside" not in told
+    config.write_text("custom_imports = dict(imports=['broken_package.wrng_name'])\n")
+    assert "(No module named 'broken_package.wrng_name'): put" in error_of(load_config, str(config))
+
+
+def test_a_child_moves_the_data_of_its_base_and_adds_to_its_imports(small, tmp_path):
+    child = tmp_path / "child.py"
+    child.write_text("_base_ = 'small.py'\ndata_root = '/mine'\n")
+    assert "mine" not in Path(small).read_text()
+    cfg = load_config(str(child))
+    assert cfg.train_dataloader.dataset.dataset.data_root == "/mine"
+    assert cfg.val_dataloader.dataset.data_root == "/mine"
+    cfg = load_config(str(child), {"data_root": "/other"})
+    assert cfg.val_dataloader.dataset.data_root == "/other"
+    grandchild = tmp_path / "grandchild.py"
+    grandchild.write_text("_base_ = 'child.py'\ncustom_imports = dict(imports=['json'])\n")
+    child.write_text(f"{child.read_text()}custom_imports = dict(imports=['csv', 'json'])\n")
+    cfg = load_config(str(grandchild))
+    assert cfg.custom_imports.imports == ["csv", "json"]
+    assert cfg.val_dataloader.dataset.data_root == "/mine"
+
+
+@pytest.mark.parametrize("wrong", ["train_cgf", "train_datalader", "default_hook"])
+def test_a_misspelt_section_beside_the_right_one_is_refused(small, wrong):
+    cfg = load_config(small)
+    cfg[wrong] = dict(max_epochs=3)
+    assert error_of(check_config, cfg).startswith(f"no config key '{wrong}': did you mean '")
+
+
+def test_an_unknown_part_of_ones_own_is_not_taken_for_a_misspelling(small):
+    cfg = load_config(small)
+    cfg.custom_hooks[0].type = "mmsalmask.Mosaic"
+    told = error_of(check_config, cfg)
+    assert "did you mean" not in told
+    assert told.endswith("registered hook; if it is yours, name its module in custom_imports")

@@ -120,6 +120,10 @@ def _with_weights(file: str, config: Mapping | None, name: str, pretrained: bool
             # The shape of its tensors tells; what is built must fit them without remainder.
             high_pass = bool(saw_high_pass(content))
             config = _plain_config(_resnet_of(found.state, file), high_pass)
+        elif saw_high_pass(content) is False:
+            # Whatever class masked its views, which need not be imported: images stay plain.
+            for outer in (config, config["model"]):
+                (outer.get("data_preprocessor") or {}).pop("masker", None)
     backbone = {
         key: value for key, value in config["model"]["backbone"].items() if key != "init_cfg"
     }

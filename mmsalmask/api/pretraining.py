@@ -1,5 +1,6 @@
 """Pretraining on any images by one call, through the same launch as ``mmsalmask train``."""
 
+import math
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from mmsalmask.api.backbones import Backbone
 from mmsalmask.api.images import Data, image_paths
 from mmsalmask.api.recipes import dataset_config, find_recipe, fit_recipe
 from mmsalmask.api.run import Run
+from mmsalmask.checkpoint import load_checkpoint, typed_parts
 from mmsalmask.checks import check_integer, is_number
 from mmsalmask.config import load_config
 from mmsalmask.engine.launch import (
@@ -31,6 +33,8 @@ from mmsalmask.engine.launch import (
 )
 from mmsalmask.engine.tracking import use_tracker
 from mmsalmask.errors import InputError, Stopped
+from mmsalmask.parts import Part
+from mmsalmask.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
 _STOPPED_STATUS = 75
 _LARGE_FOR_A_CPU = 128  # pixels
@@ -161,6 +165,7 @@ def _write(
     try:
         fitted.dump(draft)
         config = load_config(str(draft), overrides)
+        _import_own(config)
         if not resume:
             refuse_held(config)
         elif file.exists() and has_checkpoint(config):
@@ -172,8 +177,24 @@ def _write(
     return load_config(str(file))
 
 
+def _import_own(config: Config) -> None:
+    """Let whoever reads a config import the modules of the user's classes that it names."""
+    registered = dict(Part.registered())
+    for registry in (MODELS, DATASETS, TRANSFORMS, HOOKS):
+        registered |= registry.module_dict
+    named = (part["type"].rpartition(".")[2] for part in typed_parts(config.to_dict()))
+    modules = {registered[name].__module__ for name in named if name in registered}
+    known = "mmsalmask", "__main__"
+    if own := sorted(name for name in modules if name.partition(".")[0] not in known):
+        before = (config.get("custom_imports") or {}).get("imports", [])
+        config.custom_imports = dict(imports=list(dict.fromkeys([*before, *own])))
+
+
 def _refuse_other_run(new: Config, old: Config, folder: Path) -> None:
-    for key in ("model", "train_dataloader"):
+    trained = load_checkpoint(Run(folder).checkpoint, lazy=True)["meta"].get("epoch", 0)
+    # A finished run would train nothing of what is new.
+    finished = trained >= new.train_cfg.get("max_epochs", math.inf)
+    for key in ("model", "train_dataloader", *(["optim_wrapper"] if finished else [])):
         a, b = (_plain(config.get(key)) for config in (new, old))
         if a != b:
             different = next((part for part in a if a[part] != b.get(part)), "")

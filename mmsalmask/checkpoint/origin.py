@@ -59,15 +59,16 @@ _FACTS = ("model", "backbone", "depth", "style", "high_pass")
 def saw_high_pass(checkpoint: Mapping[str, Any]) -> bool | None:
     """Whether the encoder in a checkpoint learned from high-pass filtered images.
 
-    A run's checkpoint tells it by its config, an exported backbone by what it says about itself;
-    ``None`` for one that tells nothing (torchvision's, for example), and for one whose strategy is
-    a class that has not been imported here.
+    A run's checkpoint and an exported backbone say it; earlier checkpoints tell it by their config.
+    ``None`` for one that tells nothing: torchvision's, for example, or an earlier one whose
+    strategy is a class that has not been imported here.
     """
+    told = {"true": True, "false": False}.get(str(meta_of(checkpoint).get("high_pass")).lower())
     config = config_of(checkpoint)
-    if isinstance(config.get("model"), dict):
+    if told is None and isinstance(config.get("model"), dict):
         known = all(strategy in Strategy.registered() for strategy in _strategies(config))
         return is_high_pass(config) if known else None
-    return {"true": True, "false": False}.get(meta_of(checkpoint).get("high_pass"))
+    return told
 
 
 def is_high_pass(config: Mapping[str, Any], loader: str = "train_dataloader") -> bool:

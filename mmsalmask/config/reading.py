@@ -3,7 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from mmengine.config import Config
 from mmsalmask.config.checking import TOOL_KEYS, TOP_KEYS, accepted_by
 from mmsalmask.config.spots import Spot, root_of, step, walk
 from mmsalmask.config.wording import ask, nearest
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, place_of
 from mmsalmask.shipped import CONFIGS
 
 # Recipes that made views on the device had this in their names, beside twins that did not.
@@ -85,16 +87,13 @@ def _read(path: str) -> Config:
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
     try:
-        try:
-            return Config.fromfile(str(file))
-        except ImportError:  # custom_imports may name what lies beside the config, or where one is
-            places = str(file.resolve().parent), os.getcwd()
-            sys.path += [place for place in places if place not in sys.path]
-            return Config.fromfile(str(file))
+        return _joined(file)
     except ImportError as error:
+        first = _deepest(error)
+        where = place_of(first)
+        advice = "" if where else ": put the module beside the config, or install it"
         raise InputError(
-            f"config '{path}' imports what cannot be imported ({_deepest(error)}): put the module "
-            "beside the config, or install it"
+            f"config '{path}' imports what cannot be imported ({first}{where}){advice}"
         ) from error
     except SyntaxError as error:
         file = (_files_being_read(error) or [path])[-1]
@@ -109,24 +108,75 @@ def _read(path: str) -> Config:
         raise InputError(
             f"config '{child}' names a _base_ that does not exist: '{base}'{ask(near)}"
         ) from error
-    except (
-        RuntimeError,
-        NameError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except InputError:  # of a base
+        raise
+    except Exception as error:
         file = (_files_being_read(error) or [path])[-1]
-        raise InputError(
-            f"config '{file}' cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        told = f"{type(error).__name__}: {error}{place_of(error)}"
+        raise InputError(f"config '{file}' cannot be read: {told}") from error
+
+
+def _joined(file: Path) -> Config:
+    """A config with its bases.
+
+    A child's ``data_root`` takes the place of its base's wherever a dataset has that, and its
+    ``custom_imports`` are added to its base's; mmengine would replace a lone value and a list.
+    """
+    cfg = _parsed(file)
+    if not _replaces(file):
+        return cfg
+    below = [_parsed(base) for base in _lineage(file)]
+    for base in below:
+        if base.get("data_root") not in (None, cfg.get("data_root")):
+            _carry_data_root(cfg, base.data_root, cfg.data_root)
+    named = [each.custom_imports for each in (*below, cfg) if each.get("custom_imports")]
+    lists = [[part.imports] if isinstance(part.imports, str) else part.imports for part in named]
+    if lists:
+        cfg.custom_imports.imports = list(dict.fromkeys(chain(*lists)))
+    return cfg
+
+
+def _replaces(file: Path) -> bool:
+    """Whether a config, or one of its bases, says anew what its own base may have said."""
+    bases = _bases(file)
+    own = re.compile(r"^(data_root|custom_imports)\b", re.MULTILINE)
+    return bool(bases) and (
+        own.search(file.read_text(encoding="utf-8")) is not None or any(map(_replaces, bases))
+    )
+
+
+def _lineage(file: Path) -> Iterator[Path]:
+    """The bases of a config, those that others build on first."""
+    for base in _bases(file):
+        yield from _lineage(base)
+        yield base
+
+
+def _bases(file: Path) -> list[Path]:
+    names = Config._get_base_files(str(file))
+    return [Path(Config._get_cfg_path(name, str(file))[0]) for name in names]
+
+
+def _parsed(file: Path) -> Config:
+    """The config of a file as mmengine reads it.
+
+    ``custom_imports`` may name what lies beside the config, or where one is.
+    """
+    with suppress(ImportError):
+        return Config.fromfile(str(file))
+    places = str(file.resolve().parent), os.getcwd()
+    sys.path += [place for place in places if place not in sys.path]
+    return Config.fromfile(str(file))
 
 
 def _deepest(error: BaseException) -> BaseException:
-    """What an error was raised for in the first place."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
+    """What the import of a module that ``custom_imports`` names failed by.
+
+    mmengine tells that a config cannot be read, because of a module that cannot be imported, whose
+    own error is the third.
+    """
+    for _ in range(2):
+        error = error.__cause__ or error.__context__ or error
     return error
 
 

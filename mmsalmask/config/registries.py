@@ -92,13 +92,16 @@ def import_library(scope: str, path: str) -> bool:
 def _unknown(spot: Spot, name: str) -> None:
     root = spot.registry
     kind = "part" if root is None or not spot.exact else root.name.replace("_", " ")
-    pool = {}
+    pool: dict[str, str] = {}
     for registry in _all_registries(()) if root is None else [root]:
         pool |= _display_names(registry, name, spot.scopes)
     bare = name.rpartition(".")[2]
-    near = [written for written in pool.values() if written.rpartition(".")[2] == bare][:1]
-    near = near or nearest(name, pool, cutoff=0.7) or nearest(bare, pool, cutoff=0.7)
-    raise InputError(f"{spot.name}: '{name}' is not a registered {kind}{ask(near)}")
+    # Without their scopes, which would make any two names alike.
+    alike = {written.rpartition(".")[2]: written for written in reversed(pool.values())}
+    near = nearest(bare, alike, cutoff=0.7)
+    own = "; if it is yours, name its module in custom_imports"
+    own = "" if nearest(bare, alike, cutoff=0.85) else own
+    raise InputError(f"{spot.name}: '{name}' is not a registered {kind}{ask(near)}{own}")
 
 
 def _display_names(root: Registry, name: str, scopes: tuple[str, ...]) -> dict[str, str]:

@@ -4,6 +4,7 @@ So does what fits, but badly: how many images there are, and sizes that are far 
 """
 
 import logging
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -20,7 +21,7 @@ from mmsalmask.data.in_memory import resident_datasets
 from mmsalmask.data.loading import BrokenImage, image_size
 from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.engine.resume.randomness import kept_random_state
-from mmsalmask.errors import InputError
+from mmsalmask.errors import InputError, place_of
 from mmsalmask.masking import SaliencyMasker
 
 _PIXELS_PER_PATCH = 2
@@ -74,10 +75,11 @@ def rehearse(runner) -> None:
         except InputError:
             raise
         except _MISFITS as error:
+            runner.logger.info(traceback.format_exc())  # to the log file alone
             raise InputError(
                 "the settings do not fit together, the first images could not be trained on "
-                f"({type(error).__name__}: {str(error).strip()}): compare the sizes of views, "
-                "masker, backbone, neck and head"
+                f"({type(error).__name__}: {str(error).strip()}{place_of(error)}): compare the "
+                "sizes of views, masker, backbone, neck and head"
             ) from error
     if not loss.isfinite():
         raise InputError(

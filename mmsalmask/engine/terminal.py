@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
+import numpy as np
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -202,7 +203,8 @@ class ProgressHook(Hook):
         return "  ".join([*parts, f"eta {_clock(left)}"])
 
     def after_val_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
-        figures = {k: v for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+        numbers = int | float | np.number
+        figures = {k: v for k, v in (metrics or {}).items() if isinstance(v, numbers)}
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             where = f"epoch {_of(runner.epoch, runner.max_epochs)}"
         else:

@@ -30,6 +30,7 @@ from mmsalmask.data import ImageFolder
 from mmsalmask.data.image_folder import check_folder
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.labelled import count_classes, labelled_folders, warn_of_shared
+from mmsalmask.masking import Strategy
 from mmsalmask.registry import MODELS, TRANSFORMS
 
 
@@ -70,6 +71,12 @@ class EncoderView:
 def _filter(settings: dict, config: Config) -> Callable[[Tensor], Tensor] | None:
     strategy = (settings.get("masker") or {}).get("strategy")
     if strategy is not None:
+        if strategy["type"].rpartition(".")[2] not in Strategy.registered():
+            raise InputError(
+                f"the encoder sees images as {strategy['type']} shows them, a class that is not "
+                "here: import the module that defines it first, or evaluate it by its config, "
+                "whose custom_imports name that module"
+            )
         return MODELS.build(strategy).see
     TRANSFORMS.import_from_location()
     for part in typed_parts(config.get("train_dataloader")):

@@ -5,12 +5,14 @@ import pytest
 import torch
 import torchvision
 from api_photos import draw
+from mmengine.config import Config
 from PIL import Image
 
 import mmsalmask as sm
 from mmsalmask.api.backbones import backbone_config, build_backbone
+from mmsalmask.api.encoder import IMAGENET
 from mmsalmask.api.exporting import Filtered
-from mmsalmask.checkpoint import load_checkpoint, save_backbone
+from mmsalmask.checkpoint import load_checkpoint, save_backbone, saw_high_pass
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.labelled import CentreCrops
 from mmsalmask.masking import high_pass
@@ -51,6 +53,33 @@ def test_an_exported_backbone_of_any_width_is_recognised_with_its_filter(tmp_pat
     assert encoder.high_pass
     image = named.transform(images / "01.png")[None]
     torch.testing.assert_close(encoder(image), named(image))
+
+
+@pytest.mark.parametrize("filters", [True, False, None])
+def test_a_run_says_whether_it_filtered_where_its_strategy_is_not_imported(
+    filters, tmp_path, images
+):
+    """The user's own class may not be imported where the encoder is used."""
+    net = build_backbone(backbone := backbone_config("resnet18", False))
+    masker = dict(type="mmsalmask.SaliencyMasker", strategy=dict(type="mmsalmask.Elsewhere"))
+    preprocessor = dict(type="mmsalmask.MaskingDataPreprocessor", **IMAGENET, masker=masker)
+    model = dict(type="mmsalmask.MaskedMoCo", backbone=backbone, data_preprocessor=preprocessor)
+    meta = dict(cfg=Config(dict(model=model)).pretty_text)
+    meta |= {} if filters is None else {"high_pass": filters}  # earlier runs did not say it
+    state = {f"backbone.{name}": value for name, value in net.state_dict().items()}
+    torch.save(dict(meta=meta, state_dict=state), tmp_path / "run.pth")
+    assert saw_high_pass(load_checkpoint(tmp_path / "run.pth")) is filters
+    if filters is False:
+        encoder = sm.get_model(tmp_path / "run.pth")
+        assert not encoder.high_pass
+        assert len(sm.embed(encoder, images, size=32, workers=0)) == 24
+    else:
+        with pytest.raises(InputError, match=r"as mmsalmask.Elsewhere shows them.*import the mod"):
+            sm.get_model(tmp_path / "run.pth")
+
+
+def test_a_runs_checkpoint_says_whether_it_filtered(run):
+    assert load_checkpoint(run.checkpoint)["meta"]["high_pass"] is True
 
 
 def test_a_checkpoint_of_torchvision_is_an_encoder(tmp_path):

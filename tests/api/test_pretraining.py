@@ -1,6 +1,7 @@
 """sm.pretrain: the config it writes, the run it leaves, and bad input in one sentence."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,30 @@ def test_the_same_call_goes_on_and_curves_stay_whole(run, images, tmp_path, caps
     assert (tmp_path / "config.py").read_text() == written
     with pytest.raises(InputError, match=r"a run with another model.*choose another folder"):
         sm.pretrain(images, tmp_path, "mocov2-salmask-mean", epochs=2, **options)
+
+
+def test_a_finished_run_is_not_said_to_have_had_other_settings(images, tmp_path):
+    options = dict(backbone="resnet18", size=32, batch_size=12, epochs=1, overrides=TINY)
+    sm.pretrain(images, tmp_path, **options)
+    written = (tmp_path / "config.py").read_text()
+    with pytest.raises(InputError, match=r"holds a run with another optim_wrapper.optimizer"):
+        sm.pretrain(images, tmp_path, lr=0.5, **options)
+    assert (tmp_path / "config.py").read_text() == written
+
+
+def test_the_written_config_imports_the_users_own_classes(tmp_path, monkeypatch):
+    (tmp_path / "own_parts_of_mine.py").write_text(
+        "from mmsalmask.saliency import CentrePriorSaliency\n\n"
+        "class MySaliency(CentrePriorSaliency):\n    example = dict(map_size=8)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("own_parts_of_mine")
+    config, _ = fit(localizer="MySaliency")
+    pretraining._import_own(config)
+    assert config.custom_imports.imports == ["own_parts_of_mine"]
+    plain, _ = fit()
+    pretraining._import_own(plain)
+    assert "custom_imports" not in plain
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import running
 import torch
@@ -304,3 +305,12 @@ def test_what_pycocotools_prints_and_python_warns_of_is_in_the_log(logger, tmp_p
     assert "UserWarning: too old" in log
     coco.COCO(str(tmp_path / "truth.json"))
     assert "creating index" in capsys.readouterr().out
+
+
+def test_the_figures_of_an_evaluation_are_told_of_whatever_type_they_are():
+    stream = io.StringIO()
+    hook = terminal.ProgressHook(Console(stream, logging.INFO))
+    runner = SimpleNamespace(train_loop=None, iter=2, max_iters=4)
+    figures = {"mIoU": np.float32(0.5), "bbox_mAP": 0.25, "images": 3, "classes": ["a", "b"]}
+    hook.after_val_epoch(runner, figures)
+    assert stream.getvalue() == "iteration 2/4  mIoU 0.5  bbox_mAP 0.25  images 3\n"

@@ -597,3 +597,22 @@ def test_data_root_is_carried_to_the_paths_below_it(tmp_path, old):
     assert dataset.ann_file == "/photos/annotations/train.json"
     assert dataset.data_prefix.img == "train/"
     assert cfg.val_evaluator.ann_file == ["/photos/a.json", "data/coco2/a.json"]
+
+
+def test_what_fails_in_a_fill_of_ones_own_is_told_with_its_line(place):
+    (place / "fill_of_mine.py").write_text(
+        "from mmsalmask.masking import Strategy\n\n"
+        "class FillOfMine(Strategy):\n"
+        "    def fill(self, view, generator):\n"
+        "        return view.seen + view.seen.new_ones(7)\n"
+    )
+    (place / "mine.py").write_text(
+        "_base_ = 'tiny.py'\n"
+        "custom_imports = dict(imports=['fill_of_mine'])\n"
+        "fill = dict(_delete_=True, type='mmsalmask.FillOfMine')\n"
+        "model = dict(data_preprocessor=dict(masker=dict(strategy=fill)))\n"
+    )
+    done = run(place, work="mine", config="mine.py")
+    assert f"at {place}/fill_of_mine.py:5 in fill): compare the sizes" in done.sentence()
+    (log,) = (place / "mine").glob("*/*.log")
+    assert "Traceback" in log.read_text()

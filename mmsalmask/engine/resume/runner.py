@@ -15,7 +15,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from mmsalmask.checkpoint import load_checkpoint, read_config, revive
+from mmsalmask.checkpoint import is_high_pass, load_checkpoint, read_config, revive
 from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.resume.log_files import cut_logs, log_sizes
 from mmsalmask.engine.resume.loops import EpochLoop, IterLoop
@@ -32,8 +32,7 @@ from mmsalmask.errors import InputError, Stopped
 from mmsalmask.files import write_atomically
 
 _STATE = "exact_resume"
-# Changes of a config that are told one by one.
-_TOLD = 8
+_TOLD = 8  # changes of a config, one by one
 _LOOPS = {
     kind: loop
     for mine, loop in ((EpochBasedTrainLoop, EpochLoop), (IterBasedTrainLoop, IterLoop))
@@ -102,9 +101,7 @@ class ExactRunner(Runner):
         options = dict(loop)
         by_epoch = options.pop("by_epoch", None)
         options.pop("_scope_", None)  # of a config inherited from another library
-        kind = options.pop("type", None)
-        if kind is None:
-            kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
+        kind = options.pop("type", EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop)
         if kind not in _LOOPS:
             return super().build_train_loop(loop)
         return _LOOPS[kind](runner=self, dataloader=self._train_dataloader, **options)
@@ -146,6 +143,8 @@ class ExactRunner(Runner):
         exact = isinstance(self.train_loop, EpochLoop | IterLoop)
         exact = exact and options.get("save_optimizer", True)
         self.message_hub.update_info(_STATE, self._state() if exact else None)
+        # By the class of its strategy, which whoever reads the checkpoint may not have.
+        options["meta"] = {**(options.get("meta") or {}), "high_pass": is_high_pass(self.cfg)}
         super().save_checkpoint(out_dir, filename, *args, **options)
 
     def _state(self) -> dict[str, Any]:
