@@ -785,7 +785,8 @@ def main() -> None:
         data["beyond_random"] = differences(results, RANDOM)
         data["transferred"] = transferred(results)
         for pairs, rivals in PAIRS.items():
-            data[pairs] = {ours: ahead(results, ours, rivals[ours]) for ours in rivals}
+            found = {ours: ahead(results, ours, rivals[ours]) for ours in rivals}
+            data[pairs] = {ours: gains for ours, gains in found.items() if gains}
     first = done.get(BASELINE, {}).get(str(options.seeds[0]))
     if first is not None and not options.tune:
         data["localizers"], data["hidden"] = analyse(first["checkpoint"], options.width)
