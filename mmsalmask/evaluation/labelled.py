@@ -85,7 +85,7 @@ def labelled_folders(
 
 
 def count_classes(train: ImageFolder, test: ImageFolder) -> int:
-    """The number of classes, which must be the same in both.
+    """The number of classes, which must be the same in both, in the same order.
 
     Raises:
         InputError: if they are not, or images have no labels.
@@ -100,6 +100,14 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
             f"them has {sorted(different)[0]!r} ({len(different)} such): give two folders of one "
             "set"
         )
+    others = test.metainfo["classes"]
+    for place, (mine, other) in enumerate(zip(classes, others, strict=True)):
+        if mine != other:
+            raise InputError(
+                f"{train.data_root} and {test.data_root} number the same classes in another order: "
+                f"class {place} is {mine!r} in one and {other!r} in the other; make both folders "
+                "<class>/<image>, or shards by `mmsalmask data pack`"
+            )
     return len(classes)
 
 

@@ -118,6 +118,19 @@ def test_words_are_classes_too_and_a_mask_is_no_image_of_its_own(tmp_path):
     assert dataset.skipped == {".seg.png": 3}
 
 
+def test_folders_of_numbers_are_words_in_shards_as_they_are_in_a_folder(tmp_path):
+    for name in ("1", "2", "10"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "x.png").write_bytes(png(int(name)))
+    pack(tmp_path / "set", tmp_path / "shards")
+    sides = [ImageFolder(str(tmp_path / name), with_label=True) for name in ("set", "shards")]
+    assert sides[0].metainfo["classes"] == sides[1].metainfo["classes"] == ("1", "10", "2")
+    assert levels(tmp_path / "shards", with_label=True) == [1, 10, 2]
+    labels, classes = tar_index._number(["2", None, "010", "2"])
+    assert labels.tolist() == [2, -1, 10, 2]
+    assert classes == tuple(map(str, range(11)))
+
+
 def test_imagenets_tar_of_tars_is_read_in_place(tmp_path):
     inner = {}
     for label, wnid in enumerate(("n02", "n01")):
