@@ -12,7 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from mmsalmask.checks import check_integer
-from mmsalmask.data.loading import EXTENSIONS, BrokenImage, LoadWhole, guarded, open_header, to_rgb
+from mmsalmask.data.loading import (
+    EXTENSIONS,
+    BrokenImage,
+    LoadWhole,
+    guarded,
+    open_header,
+    to_rgb,
+    upright,
+)
 from mmsalmask.data.storage import opened
 from mmsalmask.registry import TRANSFORMS
 
@@ -109,16 +117,20 @@ def _from_tiff(tiff: tifffile.TiffFile, channels: int) -> np.ndarray:
 
 
 def _from_picture(content: bytes) -> np.ndarray:
-    """What Pillow reads, and 16-bit colours, of which it would keep the upper byte."""
+    """What Pillow reads, upright, and 16-bit colours, of which it would keep the upper byte."""
     with open_header(io.BytesIO(content)) as image:
         image.load()
-        if image.format == "PNG" and content[24] == 16:
-            return _from_deep_png(content)
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-            return np.asarray(image).astype(np.uint16)[..., None]
-        if image.mode in ("1", "L"):
-            return np.asarray(image.convert("L"))[..., None]
-        return np.asarray(to_rgb(image))
+        return upright(_pixels_of(image, content), image)
+
+
+def _pixels_of(image: Image.Image, content: bytes) -> np.ndarray:
+    if image.format == "PNG" and content[24] == 16:
+        return _from_deep_png(content)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[..., None]
+    return np.asarray(to_rgb(image))
 
 
 def _from_deep_png(content: bytes) -> np.ndarray:
