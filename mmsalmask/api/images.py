@@ -1,7 +1,7 @@
 """What counts as images wherever ``data`` is asked for."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmsalmask.checks import check_integer
@@ -30,18 +30,25 @@ def image_paths(data: Data) -> list[str]:
     Raises:
         InputError: a folder or file is missing, or there are no images.
     """
-    several = [data] if isinstance(data, str | os.PathLike) else list(data)
-    if not several:
+    several = data if isinstance(data, Iterable) and not isinstance(data, str) else [data]
+    found = list(dict.fromkeys(path for part in several for path in _paths(part)))
+    if not found:
         raise InputError("there are no images: data is an empty list")
-    return list(dict.fromkeys(path for part in several for path in _paths(part)))
+    return found
 
 
 def evenly(paths: list[str], number: int) -> list[str]:
     """At most so many of the paths, evenly spread."""
-    return paths[:: max(1, len(paths) // check_integer("images", number))][:number]
+    count = min(len(paths), check_integer("images", number))
+    return [paths[place * len(paths) // count] for place in range(count)]
 
 
 def _paths(part: str | os.PathLike) -> list[str]:
+    if not isinstance(part, str | os.PathLike):
+        raise InputError(
+            "data must be a folder of images, the path of an image, a .txt file of paths, or a "
+            f"list of these, not {type(part).__name__}"
+        )
     path = os.path.expanduser(os.fspath(part))
     if is_list_file(path):
         return read_paths(path)

@@ -131,7 +131,7 @@ def _diagnosis(found: Diagnosis) -> str:
 def _neighbours(embeddings: Embeddings, folder: Path) -> str:
     """Images, a row each, and those that the encoder finds most like them."""
     count = min(NEIGHBOURS, len(embeddings) - 1)
-    queries = embeddings.paths[:: max(1, len(embeddings) // QUERIES)][:QUERIES]
+    queries = evenly(embeddings.paths, QUERIES)
     figure = Figure(figsize=(1.3 * (count + 1), 1.45 * len(queries)), dpi=110, layout="constrained")
     axes = figure.subplots(len(queries), count + 1, squeeze=False)
     for row, query in zip(axes, queries, strict=True):
