@@ -182,7 +182,8 @@ def extension_of(content: bytes) -> str:
     """The usual extension of an image file, with its dot; empty for what is none."""
     try:
         with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
-            return _FORMATS[image.format][0]
+            # A JPEG with further pictures behind the first is an MPO to Pillow.
+            return _FORMATS["JPEG" if image.format == "MPO" else image.format][0]
     except Exception:  # decoders raise nearly everything on a damaged file
         return ""
 

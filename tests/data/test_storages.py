@@ -312,6 +312,46 @@ def test_packing_is_whole_or_not_at_all_and_the_same_each_time(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "set"]
 
 
+def test_packing_keeps_the_classes_of_a_tar_and_of_a_dataset(tmp_path):
+    members = {}
+    for i, word in enumerate((b"dog", b"cat", b"dog")):
+        members |= {f"{i}.png": png(i), f"{i}.cls": word}
+    write_tar(tmp_path / "told" / "a.tar", {**members, "3.png": png(3)})
+    pack(labelled_folder(tmp_path / "set"), tmp_path / "folders")
+    roots = [tmp_path / "told", tmp_path / "folders"]
+    for root, written in zip(roots, (3, 0), strict=True):
+        pack(root, tmp_path / f"{root.name}-packed")
+        sides = [
+            open_storage(str(path), EXTENSIONS) for path in (root, tmp_path / f"{root.name}-packed")
+        ]
+        assert sides[0].classes == sides[1].classes
+        assert sides[0].labels.tolist() == sides[1].labels.tolist()
+        (shard,) = (tmp_path / f"{root.name}-packed").glob("*.tar")
+        with tarfile.open(shard) as tar:
+            assert sum(name.endswith(".cls") for name in tar.getnames()) == written
+
+
+def test_rows_without_names_are_packed_with_their_class_or_left_out(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    mpo = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), (level, 9, 9)) for level in (50, 60)]
+    frames[0].save(mpo, format="MPO", save_all=True, append_images=frames[1:])
+    contents = [png(1), mpo.getvalue(), b"no image"]
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": c, "path": None} for c in contents], "kind": [1, 0, 0]},
+        features=datasets.Features(
+            {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
+        ),
+    )
+    table.save_to_disk(tmp_path / "set")
+    packed = pack(tmp_path / "set", tmp_path / "shards")
+    assert (packed.images, packed.left_out) == (2, ["2"])
+    dataset = ImageFolder(str(tmp_path / "shards"), LOAD, with_label=True, test_mode=True)
+    assert dataset.metainfo["classes"] == ("cat", "dog")
+    assert [Path(dataset.get_data_info(i)["img_path"]).name for i in (0, 1)] == ["1.jpg", "0.png"]
+    assert abs(int(dataset[0]["img"][0, 0, 2]) - 50) < 4
+
+
 def test_names_with_dots_keep_their_images(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.b.png").write_bytes(png(4))
