@@ -106,10 +106,10 @@ def labelled_folders(
 
 
 def count_classes(train: ImageFolder, test: ImageFolder) -> int:
-    """The number of classes, which must be the same in both, in the same order.
+    """The number of classes, two or more, which must be the same in both, in the same order.
 
     Raises:
-        InputError: if they are not, or images have no labels.
+        InputError: if they are not, or there is one alone, or images have no labels.
     """
     for side in (train, test):
         if "classes" not in side.metainfo:
@@ -120,6 +120,11 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
             f"{train.data_root} and {test.data_root} do not have the same classes; only one of "
             f"them has {sorted(different)[0]!r} ({len(different)} such): give two folders of one "
             "set"
+        )
+    if len(classes) < 2:
+        raise InputError(
+            f"{train.data_root} has one class alone, {classes[0]!r}, so every answer is right: "
+            "give a folder with a subfolder for each of several classes"
         )
     others = test.metainfo["classes"]
     for place, (mine, other) in enumerate(zip(classes, others, strict=True)):

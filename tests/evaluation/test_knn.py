@@ -312,6 +312,7 @@ def test_the_tool_votes_with_several_numbers_of_neighbours(capsys, shapes, confi
     result = json.loads(report.read_text())
     assert status == 0
     assert result["by_k"] == dict(zip(("7", "1", "24"), singly, strict=True))
+    assert {"command", "commit", "hardware", "torch"} < result.keys()
     assert (result["top1"], result["k"]) == (singly[0]["top1"], 7)
     assert [f"(k={k}," in line for k, line in zip((7, 1, 24), out.splitlines(), strict=True)]
 
@@ -445,6 +446,12 @@ def test_shards_are_evaluated_as_the_folder_they_were_packed_from(tmp_path, conf
     ]
     assert [result["classes"] for result in found] == [11] * 3
     assert found[0]["top1"] == found[1]["top1"] == found[2]["top1"] > 50
+
+
+def test_one_class_alone_is_refused():
+    side = SimpleNamespace(metainfo={"classes": ("cat",)}, data_root="a")
+    with pytest.raises(InputError, match="a has one class alone, 'cat', so every answer is right"):
+        count_classes(side, side)
 
 
 def test_the_same_classes_in_another_order_are_refused():
