@@ -103,9 +103,9 @@ class Embeddings:
             InputError: the image is none of :attr:`paths`, or there are not so many others.
         """
         check_integer("k", k)
-        similarities, found = nearest_similarities(self._tensor, k)
-        place = self._place(path)
-        return self._named(found[place], similarities[place])
+        place = torch.tensor([self._place(path)])
+        similarities, found = nearest_similarities(self._tensor, k, of=place)
+        return self._named(found[0], similarities[0])
 
     def outliers(self, count: int = 10, k: int = 5) -> list[tuple[str, float]]:
         """The images that are least like their neighbours, the strangest first.
