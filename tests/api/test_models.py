@@ -174,6 +174,16 @@ def test_a_net_of_a_library_goes_home_under_its_own_names(format, name, tmp_path
         torch.testing.assert_close(backbone(images)[-1], wanted)
 
 
+def test_an_export_that_fails_leaves_the_encoder_as_it_was(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("torch", minversion="2.6")
+    encoder = sm.get_model(PLAIN).train()
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        sm.export(encoder, tmp_path / "x.onnx", "onnx")
+    assert encoder.training
+
+
 @pytest.mark.parametrize("filter_inside", [False, True])
 def test_onnx_computes_what_pytorch_does(filter_inside, tmp_path, images):
     pytest.importorskip("onnxscript")
