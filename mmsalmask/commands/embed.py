@@ -98,7 +98,3 @@ def main(arguments: list[str] | None = None) -> None:
         for path, strangeness in found.outliers(options.outliers):
             print(f"{strangeness:.4f}  {path}")
     print(f"{options.out}: {len(found)} images, {found.features.shape[1]} features each")
-
-
-if __name__ == "__main__":
-    main()

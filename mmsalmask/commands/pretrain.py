@@ -72,7 +72,3 @@ def main(arguments: list[str] | None = None) -> None:
         options.resume,
         options.tracker,
     )
-
-
-if __name__ == "__main__":
-    main()
