@@ -167,7 +167,8 @@ def test_parquet_files_and_plain_integers_as_labels(tmp_path, monkeypatch):
     pack(tmp_path / "set", tmp_path / "shards")
     (shard,) = (tmp_path / "shards").glob("*.tar")
     with tarfile.open(shard) as tar:
-        assert tar.getnames() == [f"{i}.png" for i in range(6)]
+        assert tar.getnames() == [f"{i}.{kind}" for i in range(6) for kind in ("png", "cls")]
+    assert levels(tmp_path / "shards", with_label=True) == [1, 3, 0, 4, 2, 5]
     splits = datasets.DatasetDict({"train": table, "test": table})
     splits.save_to_disk(tmp_path / "splits")
     with pytest.raises(InputError, match=r"several splits: .* for example .*splits/train"):
