@@ -19,6 +19,7 @@ from mmsalmask.data.loading import (
     guarded,
     open_header,
     to_rgb,
+    turned,
     upright,
 )
 from mmsalmask.data.storage import opened
@@ -103,7 +104,7 @@ def _last_axis(array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _from_tiff(tiff: tifffile.TiffFile, channels: int) -> np.ndarray:
-    """The first series of a TIFF: channels of one page, or a page for each of them."""
+    """The first series of a TIFF, upright: channels of one page, or a page for each of them."""
     series = tiff.series[0]
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and series.size > limit * channels:
@@ -113,7 +114,8 @@ def _from_tiff(tiff: tifffile.TiffFile, channels: int) -> np.ndarray:
     if len(others) > 1:
         raise ValueError(f"has the axes {axes} instead of rows, columns and channels")
     order = [axes.index("Y"), axes.index("X"), *others]
-    return _last_axis(array.transpose(order), channels)
+    tag = tiff.pages[0].tags.get("Orientation")
+    return turned(_last_axis(array.transpose(order), channels), 1 if tag is None else tag.value)
 
 
 def _from_picture(content: bytes) -> np.ndarray:

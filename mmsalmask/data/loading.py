@@ -136,8 +136,7 @@ def _decode(
             pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
         if image.format == "TIFF":
             return pixels, pixels.shape[:2]
-        _, quarters = _turn_of(image)
-        return upright(pixels, image), full[::-1] if quarters % 2 else full
+        return upright(pixels, image), full[::-1] if _orientation(image) > 4 else full
 
 
 def _is_common_jpeg(image: Image.Image) -> bool:
@@ -207,18 +206,24 @@ def _reason(error: Exception) -> str:
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     """The pixels (H, W, …) of an image, contiguous, turned as its EXIF orientation says."""
-    mirrored, quarters = _turn_of(image)
+    return turned(pixels, _orientation(image))
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (H, W, …), contiguous, turned as this value of the EXIF orientation says."""
+    mirrored, quarters = _UPRIGHT.get(orientation, (False, 0))
     return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
 
 
-def _turn_of(image: Image.Image) -> tuple[bool, int]:
+def _orientation(image: Image.Image) -> int:
     # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on a damaged tag.
     if image.format == "TIFF":  # every Pillow turns these itself, some leave the tag
-        return False, 0
+        return 1
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG), (False, 0))
+        value = image.getexif().get(_ORIENTATION_TAG)
+        return value if value in _UPRIGHT else 1
     except Exception:
-        return False, 0
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

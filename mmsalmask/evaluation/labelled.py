@@ -1,6 +1,7 @@
 """Labelled image folders as an evaluation reads them: centre crops, two sides, the same classes."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -21,7 +22,7 @@ from mmsalmask.errors import InputError
 _THIN = 20
 
 
-def read_centre(path: str, size: int, channels: int | None = None) -> Tensor:
+def read_centre(path: str | os.PathLike, size: int, channels: int | None = None) -> Tensor:
     """The centre of an image file, see :class:`CentreCrops`.
 
     Raises:

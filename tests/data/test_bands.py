@@ -81,6 +81,9 @@ def test_sixteen_bits_are_upright_too(tmp_path, deep):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(deep[..., 0]).save(tmp_path / "x.png", exif=exif)
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="rgb", extratags=[(0x0112, 3, 1, 6)])
+    found = read_bands(tmp_path / "x.tif", 3)
+    np.testing.assert_allclose(found * 257, np.rot90(deep, -1), atol=0.01)
     shown = np.rot90(deep[..., 0], -1)
     np.testing.assert_allclose(read_bands(tmp_path / "x.png", 1)[..., 0] * 257, shown, atol=0.01)
 
