@@ -128,6 +128,14 @@ def test_a_missing_base_is_named_with_the_file_that_asks_for_it(tmp_path, small)
     assert f": did you mean '{small}'" in message
 
 
+def test_a_missing_base_of_this_package_is_named_with_the_nearest(tmp_path):
+    child = tmp_path / "child.py"
+    child.write_text("_base_ = 'mmsalmask::demo/mocov2-salmask-meen_resnet18_demo.py'\n")
+    told = error_of(load_config, str(child))
+    assert told.startswith(f"config '{child}' names a _base_ that does not exist")
+    assert "did you mean 'mmsalmask::demo/mocov2-salmask-mean_resnet18_demo.py'" in told
+
+
 def test_an_error_inside_a_config_is_told_in_one_sentence(tmp_path):
     (tmp_path / "bad.py").write_text("a = undefined + 1\n")
     message = error_of(load_config, str(tmp_path / "bad.py"))

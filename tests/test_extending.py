@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 from mmsalmask.config import check_config, load_config
 from mmsalmask.parts import Part
@@ -38,3 +39,25 @@ def test_the_example_of_a_page_runs(page, tmp_path, monkeypatch):
         for module in set(sys.modules) - before:
             if getattr(sys.modules[module], "__file__", None) in map(str, tmp_path.iterdir()):
                 del sys.modules[module]
+
+
+def test_the_configs_of_a_repository_of_ones_own_are_complete(tmp_path, monkeypatch):
+    for name, content in BLOCK.findall((DOCS / "own_repository.md").read_text()):
+        (tmp_path / name).write_text(content)
+    fill = dict(BLOCK.findall((DOCS / "add_a_fill.md").read_text()))["row_mean.py"]
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / "row_mean.py").write_text(fill.replace("RowMean", "RowMeanOfMine"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(recipe.read_text().replace("RowMean", "RowMeanOfMine"))
+    config = load_config(str(recipe))
+    check_config(config)
+    assert config.train_dataloader.dataset.data_root == "/data/photos"
+    for name in ("detector.py", "detector18.py"):
+        config = load_config(str(tmp_path / name))
+        check_config(config)
+        assert "VOCdevkit" in str(config.train_dataloader.dataset)
+        assert "data/VOCdevkit" not in str(config).replace("/data/VOCdevkit", "")
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        detector = MODELS.build(config.model)
+    assert detector.roi_head.shared_head.layer4[0].conv1.in_channels == 256

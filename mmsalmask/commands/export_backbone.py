@@ -7,7 +7,7 @@ the default for openmmlab. No code of the checkpoint is executed.
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -88,10 +88,12 @@ def parameters(state: dict[str, Tensor]) -> int:
     return sum(value.numel() for name, value in state.items() if not name.endswith(statistics))
 
 
-def usage(out: Path, naming: str, facts: dict[str, str], names: Iterable[str]) -> str:
+def usage(out: Path, naming: str, facts: dict[str, str], state: Mapping[str, Tensor]) -> str:
     """One line that says how the file is used: which backbones of which libraries it starts."""
-    deep_stem = any(name.startswith("stem.") for name in names)
-    plain = not deep_stem and any(name.startswith("layer1.") for name in names)
+    deep_stem = any(name.startswith("stem.") for name in state)
+    plain = not deep_stem and any(name.startswith("layer1.") for name in state)
+    # mmdet's res5 has the width of a usual ResNet.
+    c4 = plain and len(state.get("layer1.0.conv1.weight", ())) == 64
     if naming == "detectron2" and out.suffix != ".safetensors":
         first = "True" if facts["style"] == "caffe" else "False"
         return (
@@ -105,8 +107,8 @@ def usage(out: Path, naming: str, facts: dict[str, str], names: Iterable[str]) -
         if deep_stem:
             return f"mmpretrain: {start}; mmdet and mmseg name a deep stem's tensors otherwise"
         return (
-            f"mmpretrain, mmdet, mmseg: {start}, "
-            "and in mmdet's C4 models the same in roi_head.shared_head"
+            f"mmpretrain, mmdet, mmseg: {start}"
+            + (", and in mmdet's C4 models the same in roi_head.shared_head" if c4 else "")
             + ("; not ResNetV1c and ResNetV1d, whose stem is another" if plain else "")
         )
     if naming == "torchvision" and out.suffix == ".pth":

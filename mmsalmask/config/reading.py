@@ -101,6 +101,9 @@ def _read(path: str) -> Config:
         raise InputError(f"syntax error in config '{file}'{line}: {error.msg}") from error
     except FileNotFoundError as error:
         reading = _files_being_read(error)
+        missing = re.search(r'file "(.+?)" does not exist', str(error))
+        if missing and Path((reading or [file])[-1]).is_file():  # a base of another package
+            reading = [*(reading or [path]), missing[1]]
         if len(reading) < 2 or Path(reading[-1]).is_file():
             raise InputError(f"config '{path}' cannot be read: {error}") from error
         child, base = reading[-2:]

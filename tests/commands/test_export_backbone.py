@@ -208,8 +208,9 @@ def test_whole_backbones_of_any_kind_are_exported(export, tmp_path, backbone):
     state = {f"backbone.{name}": value for name, value in net.state_dict().items()}
     # A config that speaks of other libraries' parts is none to compare with.
     for config in [backbone, {"type": "Unknown"}, None][: 1 if "num_stages" in backbone else 3]:
-        status, _, errors = export(written(tmp_path / "a.pth", state, config), "--force")
+        status, told, errors = export(written(tmp_path / "a.pth", state, config), "--force")
         assert status == 0, errors
+        assert ("C4" in told) == ("num_stages" in backbone)  # whose res5 has one width
 
 
 def test_an_export_says_which_backbones_it_starts_and_mmsegs_deep_stem_is_none(
@@ -217,6 +218,7 @@ def test_an_export_says_which_backbones_it_starts_and_mmsegs_deep_stem_is_none(
 ):
     assert "mmseg: backbone=dict(type='ResNet', " in exported[1]
     assert "not ResNetV1c and ResNetV1d, whose stem is another" in exported[1]
+    assert "in mmdet's C4 models the same in roi_head.shared_head" in exported[1]
     mmseg = pytest.importorskip("mmseg.models")
     state = load_checkpoint(exported[0])["state_dict"]
     found = mmseg.ResNetV1c(depth=50).load_state_dict(state, strict=False)
