@@ -58,8 +58,13 @@ def with_progress(steps: Iterable[T], words: str) -> Iterable[T]:
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``config`` and ``--cfg-options`` (a dict of dotted path → value) to a parser."""
+    """Add ``config`` and ``--cfg-options`` to a parser."""
     parser.add_argument("config", help="a config file")
+    cfg_options_argument(parser)
+
+
+def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options`` (a dict of dotted path → value) to a parser."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
@@ -84,6 +84,21 @@ def call(command: str, *words: object, log: Path | None = None, place: Place | N
     if status:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2]
         raise InputError(f"{command} ended with status {status}: {last} (all of it in {log})")
+
+
+def show(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command, pass on what it prints line by line, and return its status and last line.
+
+    A notebook shows what this process prints alone, not what others do.
+    """
+    last = ""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            last = line.strip() or last
+            print(line, end="", flush=True)
+    return process.returncode, last
 
 
 def wait_for(log: Path) -> None:

@@ -48,13 +48,6 @@ def header(results: dict[str, dict[int, dict]]) -> list[str]:
     ]
 
 
-def markdown(results: dict[str, dict[int, dict]]) -> str:
-    """The table as Markdown, its first column left-aligned."""
-    titles = header(results)
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *table_rows(results)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def draw(results: dict[str, dict[int, dict]], picture: Path) -> None:
     """A line per row: every seed a dot, their mean a bar."""
     names = list(results)

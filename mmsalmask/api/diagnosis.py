@@ -16,7 +16,7 @@ from mmsalmask.api.models import as_encoder, untrained
 from mmsalmask.augmentation import DeviceAugmentation, RandomView
 from mmsalmask.checks import check_integer
 from mmsalmask.cli import with_progress
-from mmsalmask.data import BrokenImage, read_whole
+from mmsalmask.data import BrokenImage, read_whole, read_whole_bands
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.engine.summary import fold
 from mmsalmask.errors import InputError
@@ -114,7 +114,11 @@ def diagnose(
     encoder, place = as_encoder(model_or_run), choose_device(device)
     size = check_integer("size", size or encoder.size)
     loader = DataLoader(
-        _Wholes(evenly(image_paths(data), images), round(size * 9 / 7)),
+        _Wholes(
+            evenly(image_paths(data, encoder.extensions), images),
+            round(size * 9 / 7),
+            encoder.channels,
+        ),
         check_integer("batch_size", batch_size),
         num_workers=check_integer("workers", workers, 0),
         collate_fn=_collate,
@@ -222,20 +226,23 @@ _MEASURES: dict[str, tuple[Measure, Sentence]] = {
 
 
 class _Wholes(torch.utils.data.Dataset):
-    """Whole images squeezed to a square, uint8 RGB, and their sizes; ``None`` for a broken one."""
+    """Whole images squeezed to a square, RGB or bands, and their sizes; ``None`` for a broken."""
 
-    def __init__(self, paths: list[str], side: int) -> None:
-        self.paths, self.side = paths, side
+    def __init__(self, paths: list[str], side: int, channels: int | None) -> None:
+        self.paths, self.side, self.channels = paths, side, channels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int]] | None:
         try:
-            image, size = read_whole(self.paths[index], self.side)
+            if self.channels is None:
+                image, size = read_whole(self.paths[index], self.side)
+            else:
+                image, size = read_whole_bands(self.paths[index], self.side, self.channels)
         except BrokenImage:
             return None
-        return image.flip(0), size
+        return image.flip(0) if len(image) == 3 else image, size
 
 
 def _collate(items: list) -> tuple[Tensor, Tensor] | None:

@@ -25,7 +25,7 @@ from mmsalmask.config.wording import ask, nearest
 from mmsalmask.data import BrokenImage, read_image
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.errors import InputError, some_names
-from mmsalmask.evaluation.labelled import cut_centre
+from mmsalmask.evaluation.labelled import read_centre
 from mmsalmask.evaluation.unlabelled import nearest_similarities
 from mmsalmask.files import write_atomically
 from mmsalmask.visualization.embedding import tsne
@@ -103,9 +103,9 @@ class Embeddings:
             InputError: the image is none of :attr:`paths`, or there are not so many others.
         """
         check_integer("k", k)
-        similarities, found = nearest_similarities(self._tensor, k)
-        place = self._place(path)
-        return self._named(found[place], similarities[place])
+        place = torch.tensor([self._place(path)])
+        similarities, found = nearest_similarities(self._tensor, k, of=place)
+        return self._named(found[0], similarities[0])
 
     def outliers(self, count: int = 10, k: int = 5) -> list[tuple[str, float]]:
         """The images that are least like their neighbours, the strangest first.
@@ -151,6 +151,8 @@ class Embeddings:
     def map(self, thumbnails: int = 150, most: int = 5000, seed: int = 0) -> Figure:
         """The images in the plane by t-SNE, as points and, where there is room, as pictures.
 
+        An image that is gone, or is no picture, is a point alone.
+
         Args:
             thumbnails: pictures at the most.
             most: images that are laid out; of more, a random part.
@@ -173,7 +175,9 @@ class Embeddings:
         order = np.argsort(-np.abs(grid % 1 - 0.5).max(1), kind="stable").tolist()
         cells = {tuple(grid[i].astype(int)): i for i in order}
         for place in cells.values():
-            picture = Image.fromarray(read_image(self.paths[chosen[place]])[..., ::-1])
+            picture = picture_of(self.paths[chosen[place]])
+            if picture is None:
+                continue
             picture.thumbnail((64, 64))
             shown = OffsetImage(np.asarray(picture), zoom=0.85 * 7.5 * 72 / side / 64)
             axis.add_artist(AnnotationBbox(shown, points[place], frameon=False, pad=0))
@@ -198,21 +202,28 @@ class Embeddings:
         return [(self.paths[place], value) for place, value in pairs]
 
 
-class _Crops(Dataset):
-    """Centre crops, uint8 (3, S, S) with their position; of a broken image the position alone."""
+def picture_of(path: str) -> Image.Image | None:
+    """The image as a viewer shows it; ``None`` if it is gone, or no picture."""
+    try:
+        return Image.fromarray(read_image(path)[..., ::-1])
+    except BrokenImage:
+        return None
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
-        self.paths, self.size = paths, size
+
+class _Crops(Dataset):
+    """Centre crops (C, S, S) with their position; of a broken image the position alone."""
+
+    def __init__(self, paths: Sequence[str], size: int, channels: int | None) -> None:
+        self.paths, self.size, self.channels = paths, size, channels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | None]:
         try:
-            image = Image.fromarray(read_image(self.paths[index])[..., ::-1])
+            return index, read_centre(self.paths[index], self.size, self.channels)
         except BrokenImage:
             return index, None
-        return index, cut_centre(image, self.size)
 
 
 def _collate(items: list[tuple[int, Tensor | None]]) -> tuple[list[int], Tensor | None]:
@@ -257,8 +268,8 @@ def embed(
         >>> path, similarity = embeddings.nearest(embeddings.paths[0], k=1)[0]
     """
     encoder, place = as_encoder(model), choose_device(device)
-    paths = image_paths(data)
-    crops = _Crops(paths, check_integer("size", size or encoder.size))
+    paths = image_paths(data, encoder.extensions)
+    crops = _Crops(paths, check_integer("size", size or encoder.size), encoder.channels)
     loader = DataLoader(
         crops,
         check_integer("batch_size", batch_size),

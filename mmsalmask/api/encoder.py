@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmsalmask.checkpoint import is_high_pass, view_size
-from mmsalmask.data import read_image
+from mmsalmask.data.bands import BAND_EXTENSIONS
+from mmsalmask.data.loading import EXTENSIONS, to_rgb, upright
 from mmsalmask.errors import InputError
-from mmsalmask.evaluation.features import EncoderView
-from mmsalmask.evaluation.labelled import cut_centre
+from mmsalmask.evaluation.features import EncoderView, bands_of
+from mmsalmask.evaluation.labelled import cut_centre, read_centre
 
 # ImageNet's, RGB in 0 … 255, as every recipe here has them.
 IMAGENET: dict[str, Any] = dict(
@@ -39,6 +40,9 @@ class Encoder(nn.Module):
         size: side in pixels of the views it learned from.
         high_pass: whether it learned from high-pass filtered views; its images must be then, too.
         rgb: the order of the channels, RGB if true, else BGR.
+        channels: that its images are read with, by ``mmsalmask.LoadBands``; ``None`` for 8-bit
+            colours.
+        extensions: of the files that are images to it.
 
     Example:
         >>> import mmsalmask as sm
@@ -60,15 +64,18 @@ class Encoder(nn.Module):
         self.high_pass = is_high_pass(self.config)
         self.rgb = bool(self.view.rgb)
         self.size = view_size(self.config)
+        self.channels = bands_of(self.config)
+        self.extensions = EXTENSIONS if self.channels is None else BAND_EXTENSIONS
         mean = IMAGENET["mean"] if self.view.mean is None else self.view.mean.flatten().tolist()
         std = IMAGENET["std"] if self.view.std is None else self.view.std.flatten().tolist()
-        ordered = (mean, std) if self.rgb else (mean[::-1], std[::-1])
+        turned = len(mean) == 3 and not self.rgb
+        ordered = (mean[::-1], std[::-1]) if turned else (mean, std)
         self.mean, self.std = (tuple(round(value / 255, 6) for value in part) for part in ordered)
 
     @property
     def transform(self) -> "Transform":
         """From a picture to what :meth:`forward` takes: crop, normalisation, filter."""
-        return Transform(self.view, self.size)
+        return Transform(self.view, self.size, self.channels)
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +109,7 @@ def working(encoder: Encoder, place: torch.device) -> Iterator[None]:
 
 
 class Transform:
-    """From a picture to an encoder's input: float32 (3, S, S).
+    """From a picture to an encoder's input: float32 (3, S, S), or as many channels as it has.
 
     The shorter side is resized to 8/7 of ``size``, the centre cut out, normalised and, where the
     encoder learned so, high-pass filtered.
@@ -110,11 +117,13 @@ class Transform:
     Args:
         view: of the encoder.
         size: S in pixels; another one than the encoder's may be given.
+        channels: of the encoder, which takes paths alone where they are told.
     """
 
-    def __init__(self, view: EncoderView, size: int) -> None:
+    def __init__(self, view: EncoderView, size: int, channels: int | None = None) -> None:
         self.view = view
         self.size = size
+        self.channels = channels
 
     def __call__(self, image: Image.Image | str | Path) -> Tensor:
         """Take a PIL image or the path of one; see :func:`mmsalmask.data.read_image`."""
@@ -124,8 +133,17 @@ class Transform:
                 f"{type(image).__name__}: take PIL.Image.fromarray of an RGB array"
             )
         if not isinstance(image, Image.Image):
-            image = Image.fromarray(np.ascontiguousarray(read_image(image)[..., ::-1]))
-        return self.view(cut_centre(image.convert("RGB"), self.size)[None])[0]
+            return self.view(read_centre(image, self.size, self.channels)[None])[0]
+        if self.channels is not None:
+            raise InputError(
+                f"this encoder sees images of {self.channels} channels with all of their depth: "
+                "give the path of a file"
+            )
+        try:
+            shown = Image.fromarray(upright(np.asarray(to_rgb(image)), image))
+        except ValueError as error:
+            raise InputError(f"the picture has no colours to transform: {error}") from error
+        return self.view(cut_centre(shown, self.size)[None])[0]
 
     def __repr__(self) -> str:
         return f"Transform(size={self.size}, filter={self.view.filter is not None})"

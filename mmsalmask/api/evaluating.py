@@ -76,7 +76,7 @@ def evaluate(
     for folder in (train, test):
         check_folder(str(folder), "give a folder <class>/<image>")
     crop = check_integer("size", size or encoder.size)
-    sets = labelled_folders(str(train), str(test), None, seed, crop)
+    sets = labelled_folders(str(train), str(test), None, seed, crop, encoder.channels)
     warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)
     memory = sentences_for_memory(f"batch_size={batch_size} at {crop} px")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmsalmask.api.encoder import Encoder
+from mmsalmask.api.encoder import Encoder, working
 from mmsalmask.api.models import as_encoder
 from mmsalmask.api.run import Run
 from mmsalmask.checkpoint import (
@@ -115,29 +115,35 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
         )
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):  # they cannot convert BatchNorm
         raise InputError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
-    device, training = encoder.device, encoder.training
-    net = Filtered(encoder) if filter_inside else encoder
-    net.cpu().eval()
-    side = encoder.size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        net(example)  # what is computed once, such as the filter's weights, is there before
-        program = torch.onnx.export(
-            net,
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["features"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            verbose=False,
-        )
+    with working(encoder, torch.device("cpu")):
+        content = _checked_onnx(encoder, filter_inside, onnx, onnxruntime)
+    write_atomically(file, content)
+    return file
+
+
+def _checked_onnx(encoder: Encoder, filter_inside: bool, onnx: Any, onnxruntime: Any) -> bytes:
+    """The content of an ONNX file that computes what an encoder on the CPU does."""
+    net = Filtered(encoder).eval() if filter_inside else encoder
+    shape = len(encoder.mean), encoder.size, encoder.size
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    net(example)  # what is computed once, such as the filter's weights, is there before
+    program = torch.onnx.export(
+        net,
+        (example,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        verbose=False,
+    )
     assert program is not None  # so it is with dynamo=True
     model = program.model_proto
+    order = "RGB" if encoder.rgb else "BGR"
     facts: dict[str, Any] = dict(
         mean=encoder.mean,
         std=encoder.std,
-        size=side,
-        channels="RGB" if encoder.rgb else "BGR",
+        size=encoder.size,
+        channels=order if shape[0] == 3 else shape[0],
         high_pass=encoder.high_pass,
         filter_inside=filter_inside,
     )
@@ -145,9 +151,8 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     for number in (1, 3):
-        images = torch.randn(number, 3, side, side, generator=torch.Generator().manual_seed(number))
-        with torch.no_grad():
-            wanted = net(images).numpy()
+        images = torch.randn(number, *shape, generator=torch.Generator().manual_seed(number))
+        wanted = net(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})
         error = np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12)
         if not error <= _TOLERANCE:
@@ -155,10 +160,7 @@ def _export_onnx(encoder: Encoder, file: Path, filter_inside: bool) -> Path:
                 f"ONNX Runtime computes something else than PyTorch for {encoder.name} (relative "
                 f"error {error:.1g}): nothing is written; another version of torch may help"
             )
-    net.to(device)
-    encoder.train(training)
-    write_atomically(file, content)
-    return file
+    return content
 
 
 def _packages() -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from mmsalmask.engine.launch import (
 )
 from mmsalmask.engine.tracking import use_tracker
 from mmsalmask.errors import InputError, Stopped
+from mmsalmask.jobs import show
 from mmsalmask.parts import Part
 from mmsalmask.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 
@@ -251,17 +251,10 @@ def _train_through_torchrun(config: Config, devices: int, resume: bool | str | o
         command += ["--resume", os.fspath(resume)]
     elif resume is True or (resume == "auto" and has_checkpoint(config)):
         command += ["--resume"]
-    last = ""
-    # Its output is passed on line by line: a notebook shows what this process prints alone.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        for line in process.stdout or ():
-            last = line.strip() or last
-            print(line, end="", flush=True)
-    if process.returncode == _STOPPED_STATUS:
+    status, last = show(command)
+    if status == _STOPPED_STATUS:
         raise Stopped(last)
-    if process.returncode:
+    if status:
         raise InputError(last.removeprefix("error: "))
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,11 @@ from mmengine.config import Config, ConfigDict
 
 from mmsalmask import shipped
 from mmsalmask.api.backbones import RESNETS, Backbone, backbone_config, build_backbone, channels_of
+from mmsalmask.api.images import Data, image_paths, is_list_file
 from mmsalmask.checkpoint import typed_parts
 from mmsalmask.config import load_config
 from mmsalmask.config.wording import ask, nearest
+from mmsalmask.data.storage import StoredPath
 from mmsalmask.engine.launch import use_amp
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
@@ -214,23 +216,28 @@ def _set_lr(config: Config, lr: float | None, factor: Fraction, batch: int) -> s
     return f"lr {value:g} for {batch} images a step (the recipe's {recipes:g} for {batch / factor})"
 
 
-def dataset_config(data: str | os.PathLike | Sequence[str | os.PathLike], out: Path) -> dict:
+def dataset_config(data: Data, out: Path) -> dict:
     """The config of the images: a folder or other storage, a list of folders, a file of paths.
 
     The images of several folders are listed in ``out/images.txt``.
 
     Raises:
-        InputError: one of them is not there or has no images.
+        InputError: one of them is not there or has no images, or is one of several and no folder.
     """
-    from mmsalmask.api.images import image_paths, is_list_file
-
     if isinstance(data, str | os.PathLike):
         kind = "ImageList" if is_list_file(data) else "ImageFolder"
         if kind == "ImageList":
             image_paths(data)
         return dict(type=f"mmsalmask.{kind}", data_root=os.path.abspath(os.path.expanduser(data)))
+    paths = image_paths(data)
+    for path in paths:
+        if isinstance(path, StoredPath):
+            raise InputError(
+                f"{path.storage.root} holds images that are no files of their own, which a list of "
+                "sources cannot name: give it alone, or unpack it into a folder"
+            )
     listing = out / "images.txt"
-    text = "".join(f"{os.path.abspath(path)}\n" for path in image_paths(data))
-    if not listing.exists() or listing.read_text(encoding="utf-8") != text:
-        write_atomically(listing, text.encode())
+    content = os.fsencode("".join(f"{os.path.abspath(path)}\n" for path in paths))
+    if not listing.exists() or listing.read_bytes() != content:
+        write_atomically(listing, content)
     return dict(type="mmsalmask.ImageList", data_root=str(listing.absolute()))

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from mmsalmask.api.diagnosis import Diagnosis, diagnose
-from mmsalmask.api.embeddings import Embeddings, embed
+from mmsalmask.api.embeddings import Embeddings, embed, picture_of
 from mmsalmask.api.images import Data, evenly, image_paths
 from mmsalmask.api.models import get_model
 from mmsalmask.api.run import Run
 from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.checkpoint.origin import config_of, describe
-from mmsalmask.data import read_image
 from mmsalmask.downstream.tables import markdown_table
 from mmsalmask.visualization.page import write_page
 from mmsalmask.visualization.saving import save_figure
@@ -70,8 +69,8 @@ def report(
     parts = [f"# Pretraining {run.folder.resolve().name}\n", _facts(run, checkpoint, newest)]
     parts += ["## Curves\n", _picture(curves, folder, "curves"), _masks(run)]
     if data is not None:
-        paths = evenly(image_paths(data), images)
         encoder = get_model(newest)
+        paths = evenly(image_paths(data, encoder.extensions), images)
         found = diagnose(encoder, paths, images, None, batch_size, device, workers)
         embeddings = embed(encoder, paths, None, batch_size, device, workers)
         parts += [_diagnosis(found), _neighbours(embeddings, folder)]
@@ -131,14 +130,14 @@ def _diagnosis(found: Diagnosis) -> str:
 def _neighbours(embeddings: Embeddings, folder: Path) -> str:
     """Images, a row each, and those that the encoder finds most like them."""
     count = min(NEIGHBOURS, len(embeddings) - 1)
-    queries = embeddings.paths[:: max(1, len(embeddings) // QUERIES)][:QUERIES]
+    queries = evenly(embeddings.paths, QUERIES)
     figure = Figure(figsize=(1.3 * (count + 1), 1.45 * len(queries)), dpi=110, layout="constrained")
     axes = figure.subplots(len(queries), count + 1, squeeze=False)
     for row, query in zip(axes, queries, strict=True):
         shown = [(query, None), *embeddings.nearest(query, count)]
         for axis, (path, similarity) in zip(row, shown, strict=True):
-            photo = Image.fromarray(read_image(path)[..., ::-1])
-            axis.imshow(ImageOps.fit(photo, (128, 128)))
+            if (photo := picture_of(path)) is not None:
+                axis.imshow(ImageOps.fit(photo, (128, 128)))
             axis.set_title("image" if similarity is None else f"{similarity:.2f}", fontsize=8)
             axis.set_axis_off()
     drawn = _picture(figure, folder, "neighbours")

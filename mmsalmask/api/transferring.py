@@ -1,13 +1,13 @@
 """All downstream tasks that the data allows, in one report."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmsalmask.api.run import Run
 from mmsalmask.errors import InputError
+from mmsalmask.jobs import show
 
 
 def transfer(
@@ -45,13 +45,7 @@ def transfer(
         command += ["--data", *(f"{name}={os.fspath(folder)}" for name, folder in data.items())]
     if tasks is not None:
         command += ["--tasks", ",".join(tasks)]
-    last = ""
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        for line in process.stdout or ():
-            last = line.strip() or last
-            print(line, end="", flush=True)
-    if process.returncode:
+    status, last = show(command)
+    if status:
         raise InputError(last.removeprefix("error: "))
     return Path(out) / "report.html"

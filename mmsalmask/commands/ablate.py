@@ -36,9 +36,10 @@ from rich.table import Table
 
 from mmsalmask.ablation.plan import CURVE_IMAGES, Row, Settings, check_rows, read_plan
 from mmsalmask.ablation.runs import evaluation, hold_out, run
-from mmsalmask.ablation.table import draw, header, markdown, table_rows
+from mmsalmask.ablation.table import draw, header, table_rows
 from mmsalmask.cli import Parser, print_table, report_errors, work_dir_argument
 from mmsalmask.config import config_file
+from mmsalmask.downstream.tables import markdown_table
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
 from mmsalmask.jobs import run_all
@@ -132,7 +133,8 @@ def ablate(
     for cells in table_rows(results):
         table.add_row(*cells)
     print_table(table)
-    write_atomically(work_dir / "table.md", markdown(results).encode())
+    text = markdown_table(header(results), table_rows(results))
+    write_atomically(work_dir / "table.md", text.encode())
     draw(results, work_dir / "plot.png")
     told = {row.name: {**row._asdict(), "config": Path(row.config).name} for row in planned}
     same = {name: getattr(settings, name) for name in ("data", "amp", "cfg_options")}

@@ -42,6 +42,7 @@ from mmsalmask.checks import check_device
 from mmsalmask.cli import LOADERS, Parser, config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import BrokenImage, fingerprint, read_image
+from mmsalmask.data.fingerprint import not_plain
 from mmsalmask.data.image_folder import image_folders
 from mmsalmask.engine.paths import fetch_checkpoints
 from mmsalmask.engine.saliency_cache import (
@@ -227,6 +228,8 @@ def whole_dataset(config: Config, given: str) -> Dataset:
         raise InputError(f"{given} has no train_dataloader.dataset to localize")
     while "pipeline" not in settings and "dataset" in settings:  # InMemory
         settings = settings["dataset"]
+    if "datasets" in settings:
+        raise not_plain(settings["type"])
     settings = {key: value for key, value in settings.items() if key != "indices"}
     return DATASETS.build({**settings, "pipeline": []})
 

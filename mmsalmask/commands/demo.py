@@ -8,7 +8,6 @@ Needs no data, no labels in training and no GPU. Everything it makes lies in one
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from mmsalmask.ablation.runs import trained_seconds
 from mmsalmask.cli import Parser, print_table, report_errors, work_dir_argument
 from mmsalmask.data.demo import draw_demo_set
 from mmsalmask.engine.resume.log_files import logged_points
@@ -30,7 +30,10 @@ ONE_THREAD = Place(None, os.cpu_count() or 1)
 
 
 class Result(NamedTuple):
-    """kNN top-1 in percent before and after pretraining, its minutes, and where its files lie."""
+    """kNN top-1 in percent before and after pretraining, its minutes, and where its files lie.
+
+    The minutes are those of all steps, also of calls that were interrupted.
+    """
 
     untrained: float
     pretrained: float
@@ -58,7 +61,6 @@ def demo(work_dir: str | Path = "work_dirs/demo", seed: int = 0) -> Result:
     console.rule("drawing images")
     draw_demo_set(data)
     console.rule("pretraining without labels")
-    start = time.perf_counter()
     call(
         "train",
         CONFIG,
@@ -67,7 +69,7 @@ def demo(work_dir: str | Path = "work_dirs/demo", seed: int = 0) -> Result:
         *("--cfg-options", f"data_root={data}", f"randomness.seed={seed}"),
         place=ONE_THREAD,
     )
-    minutes = (time.perf_counter() - start) / 60
+    minutes = trained_seconds(work) / 60
     console.rule("kNN classification of the test pictures")
     checkpoint = (work / "last_checkpoint").read_text().strip()
     before = evaluate("none", data, seed, work / "knn_untrained.json")

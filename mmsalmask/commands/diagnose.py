@@ -38,7 +38,3 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         facts = {"model": options.model, "data": options.images}
         write_result(options.json, {**found.to_dict(), **facts, **provenance(options.seed)})
-
-
-if __name__ == "__main__":
-    main()

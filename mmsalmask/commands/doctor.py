@@ -159,7 +159,3 @@ def _print(found: Iterator[tuple[bool, str]]) -> None:
         well = well and good
     if not well:
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,8 @@ The file is read by mmsalmask.Embeddings.load, which also finds neighbours, outl
 import argparse
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
+
 import mmsalmask as sm
 from mmsalmask.cli import Parser, report_errors
 from mmsalmask.errors import InputError, some_names
@@ -49,11 +51,30 @@ def compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (the first GPU, else the CPU)")
 
 
+def check_picture(file: Path) -> None:
+    """Refuse a picture that could not be written, and make its folder.
+
+    Raises:
+        InputError: its name has no ending that matplotlib knows, or its folder cannot be made.
+    """
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if file.suffix[1:].lower() not in kinds:
+        raise InputError(f"--map {file}: name the picture .png, or {', '.join(sorted(kinds))}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--map {file}: its folder cannot be made ({error.strerror}), choose another"
+        ) from error
+
+
 @report_errors()
 def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     if options.out.suffix != ".npz":
         raise InputError(f"--out {options.out}: embeddings are written as .npz, name the file so")
+    if options.map:
+        check_picture(options.map)
     found = sm.embed(
         options.model,
         options.images,
@@ -77,7 +98,3 @@ def main(arguments: list[str] | None = None) -> None:
         for path, strangeness in found.outliers(options.outliers):
             print(f"{strangeness:.4f}  {path}")
     print(f"{options.out}: {len(found)} images, {found.features.shape[1]} features each")
-
-
-if __name__ == "__main__":
-    main()

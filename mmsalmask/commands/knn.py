@@ -13,7 +13,7 @@ from mmsalmask.cli import Parser, config_arguments, labelled_arguments, report_e
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
 from mmsalmask.evaluation.knn import knn_classify_each
-from mmsalmask.provenance import write_result
+from mmsalmask.provenance import provenance, write_result
 
 
 def knn(
@@ -51,6 +51,7 @@ def knn(
         config = "mmsalmask::demo/mocov2_resnet18_demo.py"
         print(knn(config, "epoch_9.pth", "photos/train", "photos/test", k=(20, 200))["by_k"])
     """
+    origin = provenance(seed)
     ks = [k] if isinstance(k, int) else list(k)
     features, facts = features_for(
         config,
@@ -79,7 +80,7 @@ def knn(
         )
         for each, found in zip(ks, predicted, strict=True)
     }
-    return {**by_k[ks[0]], **facts, "k": ks[0], "temperature": temperature, "by_k": by_k}
+    return {**by_k[ks[0]], **facts, "k": ks[0], "temperature": temperature, "by_k": by_k, **origin}
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:

@@ -38,7 +38,3 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.methods:
         print_table(models())
     print_table(methods())
-
-
-if __name__ == "__main__":
-    main()

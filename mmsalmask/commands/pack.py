@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
         f"{packed.shards} shards"
     )
     if packed.left_out:
-        print(f"{len(packed.left_out)} cannot be opened and were left out: ", end="")
+        print(
+            f"{len(packed.left_out)} cannot be opened, or are no image, and were left out: ", end=""
+        )
         print(some_names(packed.left_out))
     if packed.renamed:
         print(f"{packed.renamed} names had further dots, which are now underscores")

@@ -9,10 +9,8 @@ The recipe of the method is fitted to the arguments and written to WORK_DIR/conf
 import argparse
 import inspect
 
-from mmengine.config import DictAction
-
 import mmsalmask as sm
-from mmsalmask.cli import Parser, report_errors, tracker_argument
+from mmsalmask.cli import Parser, cfg_options_argument, report_errors, tracker_argument
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -42,7 +40,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, help="(the recipe's, in proportion to the batch)")
     parser.add_argument("--amp", nargs="?", const="float16", choices=["float16", "bfloat16"])
     parser.add_argument("--localizer", help="class of another localizer than the recipe's")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    cfg_options_argument(parser)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -74,7 +72,3 @@ def main(arguments: list[str] | None = None) -> None:
         options.resume,
         options.tracker,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -38,7 +38,3 @@ def main(arguments: list[str] | None = None) -> None:
         options.workers,
     )
     print(f"report: {page}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from mmsalmask.checks import check_integer
-from mmsalmask.data.loading import EXTENSIONS, BrokenImage, LoadWhole, guarded, open_header, to_rgb
+from mmsalmask.data.loading import (
+    EXTENSIONS,
+    BrokenImage,
+    LoadWhole,
+    guarded,
+    open_header,
+    to_rgb,
+    turned,
+    upright,
+)
 from mmsalmask.data.storage import opened
 from mmsalmask.registry import TRANSFORMS
 
@@ -95,7 +104,7 @@ def _last_axis(array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _from_tiff(tiff: tifffile.TiffFile, channels: int) -> np.ndarray:
-    """The first series of a TIFF: channels of one page, or a page for each of them."""
+    """The first series of a TIFF, upright: channels of one page, or a page for each of them."""
     series = tiff.series[0]
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and series.size > limit * channels:
@@ -105,20 +114,25 @@ def _from_tiff(tiff: tifffile.TiffFile, channels: int) -> np.ndarray:
     if len(others) > 1:
         raise ValueError(f"has the axes {axes} instead of rows, columns and channels")
     order = [axes.index("Y"), axes.index("X"), *others]
-    return _last_axis(array.transpose(order), channels)
+    tag = tiff.pages[0].tags.get("Orientation")
+    return turned(_last_axis(array.transpose(order), channels), 1 if tag is None else tag.value)
 
 
 def _from_picture(content: bytes) -> np.ndarray:
-    """What Pillow reads, and 16-bit colours, of which it would keep the upper byte."""
+    """What Pillow reads, upright, and 16-bit colours, of which it would keep the upper byte."""
     with open_header(io.BytesIO(content)) as image:
         image.load()
-        if image.format == "PNG" and content[24] == 16:
-            return _from_deep_png(content)
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-            return np.asarray(image).astype(np.uint16)[..., None]
-        if image.mode in ("1", "L"):
-            return np.asarray(image.convert("L"))[..., None]
-        return np.asarray(to_rgb(image))
+        return upright(_pixels_of(image, content), image)
+
+
+def _pixels_of(image: Image.Image, content: bytes) -> np.ndarray:
+    if image.format == "PNG" and content[24] == 16:
+        return _from_deep_png(content)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[..., None]
+    return np.asarray(to_rgb(image))
 
 
 def _from_deep_png(content: bytes) -> np.ndarray:

@@ -28,10 +28,7 @@ def fingerprint(dataset: Dataset) -> dict:
     if hasattr(dataset, "fingerprint"):
         return dataset.fingerprint
     if not isinstance(dataset, BaseDataset):
-        raise InputError(
-            f"a saliency cache needs a plain dataset, not a {type(dataset).__name__}: cache and "
-            "train on the dataset inside it"
-        )
+        raise not_plain(type(dataset).__name__)
     paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
     if None in paths:
         raise InputError(
@@ -39,6 +36,14 @@ def fingerprint(dataset: Dataset) -> dict:
             "knows them"
         )
     return fingerprint_of(paths, dataset.data_root or os.path.commonpath(paths))
+
+
+def not_plain(kind: str) -> InputError:
+    """What is said of a dataset that wraps others."""
+    return InputError(
+        f"a saliency cache needs a plain dataset, not a {kind}: cache and train on the dataset "
+        "inside it"
+    )
 
 
 def fingerprint_of(paths: Sequence[str], root: str) -> dict:

@@ -1,5 +1,6 @@
 """The images that a text file lists."""
 
+import codecs
 import os
 from pathlib import Path
 
@@ -11,21 +12,20 @@ from mmsalmask.registry import DATASETS
 def read_paths(file: str | Path) -> list[str]:
     """The paths of a text file, one a line, empty lines left out.
 
-    Relative ones count from the file's folder.
+    Relative ones count from the file's folder. They are in UTF-8, as the file system has them.
 
     Raises:
         InputError: the file is missing, is no text, or names nothing.
     """
     file = Path(file).expanduser()
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise InputError(f"the list of images {file} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file} is no text: a list of images has one path a line, in UTF-8"
-        ) from error
-    paths = [os.path.join(file.parent, line.strip()) for line in lines if line.strip()]
+    if b"\0" in content:
+        raise InputError(f"{file} is no text: a list of images has one path a line, in UTF-8")
+    lines = (os.fsdecode(line.strip()) for line in content.split(b"\n"))
+    paths = [os.path.join(file.parent, line) for line in lines if line]
     if not paths:
         raise InputError(f"the list of images {file} is empty: write one path a line")
     return paths

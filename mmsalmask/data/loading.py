@@ -37,16 +37,16 @@ if "avif" in features.get_supported():  # by Pillow's wheels from 11.3 on
 EXTENSIONS = tuple(sorted(extension for group in _FORMATS.values() for extension in group))
 
 _ORIENTATION_TAG = 0x0112
+# By orientation: whether to mirror left and right, then how many quarter turns to the left.
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (True, 0),
+    3: (False, 2),
+    4: (True, 2),
+    5: (True, 1),
+    6: (False, 3),
+    7: (True, 3),
+    8: (False, 1),
 }
-_QUARTER_TURNS = [_UPRIGHT[tag] for tag in (5, 6, 7, 8)]  # width and height change places
 
 
 class BrokenImage(OSError):
@@ -129,17 +129,14 @@ def _decode(
         full = image.size[::-1]
         factor = 1 if least is None else min(full) // least
         factor = next((part for part in (8, 4, 2) if part <= factor), 1)
-        turn = _turn_of(image)
         pixels = _decode_jpeg(content, full, factor) if _is_common_jpeg(image) else None
         if pixels is None:
             image.draft(None, [side // factor for side in image.size])
             rgb = np.asarray(to_rgb(image))
             pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    if turn is None:
-        return pixels, full
-    upright = np.array(Image.fromarray(pixels).transpose(turn))
-    turned = turn in _QUARTER_TURNS
-    return upright, full[::-1] if turned else full
+        if image.format == "TIFF":
+            return pixels, pixels.shape[:2]
+        return upright(pixels, image), full[::-1] if _orientation(image) > 4 else full
 
 
 def _is_common_jpeg(image: Image.Image) -> bool:
@@ -184,7 +181,8 @@ def extension_of(content: bytes) -> str:
     """The usual extension of an image file, with its dot; empty for what is none."""
     try:
         with Image.open(io.BytesIO(content), formats=tuple(_FORMATS)) as image:
-            return _FORMATS[image.format][0]
+            # A JPEG with further pictures behind the first is an MPO to Pillow.
+            return _FORMATS["JPEG" if image.format == "MPO" else image.format][0]
     except Exception:  # decoders raise nearly everything on a damaged file
         return ""
 
@@ -206,12 +204,26 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _turn_of(image: Image.Image) -> Image.Transpose | None:
+def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, …) of an image, contiguous, turned as its EXIF orientation says."""
+    return turned(pixels, _orientation(image))
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (H, W, …), contiguous, turned as this value of the EXIF orientation says."""
+    mirrored, quarters = _UPRIGHT.get(orientation, (False, 0))
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
+
+
+def _orientation(image: Image.Image) -> int:
     # Not ImageOps.exif_transpose: it writes the whole EXIF block anew and fails on a damaged tag.
+    if image.format == "TIFF":  # every Pillow turns these itself, some leave the tag
+        return 1
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG))
+        value = image.getexif().get(_ORIENTATION_TAG)
+        return value if value in _UPRIGHT else 1
     except Exception:
-        return None
+        return 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -25,7 +25,7 @@ class Packed(NamedTuple):
         shards: how many tar files there are.
         images: how many images lie in them.
         bytes: of these images.
-        left_out: names of the images that could not be read.
+        left_out: names of what could not be read, or is no image.
         renamed: how many names had dots beside the one before their extension.
     """
 
@@ -46,9 +46,11 @@ def pack(
     """Copy the files of all images, as they are, into ``out/shard-000000.tar``, ….
 
     ``data_root=out`` is then what ``data_root=source`` is: the same images in the same order with
-    the same classes, and a saliency cache made of one serves the other. In WebDataset's layout an
-    extension begins at the first dot of a name, so other dots become ``_``. An image that cannot be
-    opened is left out; whether it is whole is found out in training, as in a folder.
+    the same classes, and a saliency cache made of one serves the other. A class that is not the
+    first folder of the name is written as the sample's ``.cls``. In WebDataset's layout an
+    extension begins at the first dot of a name, so other dots become ``_``. What cannot be opened,
+    or has no name and is no image, is left out; whether an image is whole is found out in training,
+    as in a folder.
 
     The shards appear when all are complete. They depend on the images alone: packing twice gives
     the same bytes.
@@ -116,7 +118,7 @@ def _write(
 ) -> tuple[int, int, int, list[str]]:
     """The shards; returns how many there are, images and bytes in them, and what is left out."""
     shard, filled, images, total, left_out = None, 0, 0, 0, []
-    shards = _new_shards(folder)
+    shards, classes = _new_shards(folder), _classes(storage)
     try:
         for place, name in enumerate(names):
             try:
@@ -124,18 +126,38 @@ def _write(
             except OSError:
                 left_out.append(name)
                 continue
+            stem, extension = os.path.splitext(name)
+            extension = extension or extension_of(content)  # a row of a dataset that has no names
+            if not extension:
+                left_out.append(name)
+                continue
             if shard is None or filled >= shard_bytes:
                 shard, filled = next(shards), 0
-            if not os.path.splitext(name)[1]:  # a row of a dataset that has no names
-                name += extension_of(content)
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
-            shard.addfile(entry, io.BytesIO(content))
+            _add(shard, stem + extension, content)
+            if classes and storage.labels[place] >= 0:
+                _add(shard, f"{stem}.cls", classes[storage.labels[place]].encode())
             images, total, filled = images + 1, total + len(content), filled + len(content)
             progress(place + 1, len(names))
     finally:
         shards.close()
     return len(list(folder.iterdir())), images, total, left_out
+
+
+def _classes(storage: Storage) -> tuple[str, ...]:
+    """The names of the classes, if the images' first folders do not tell them."""
+    if storage.labels is None:
+        return ()
+    for name, label in zip(storage.names, storage.labels, strict=True):
+        told = storage.classes[label] if label >= 0 else ""
+        if told != name.rpartition("/")[0].partition("/")[0]:
+            return storage.classes
+    return ()
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    shard.addfile(entry, io.BytesIO(content))
 
 
 def _new_shards(folder: Path) -> Iterator[tarfile.TarFile]:

@@ -1,6 +1,8 @@
 """A folder per class, split by a seed into so many training images of each class and the others."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,8 @@ def link_split(
 ) -> tuple[Path, Path]:
     """Two folders ``<class>/<image>`` of links to the images of one, made once.
 
+    Several processes may ask for them at a time.
+
     Args:
         data: the folder, ``<class>/<image>``.
         out: where they go.
@@ -76,12 +80,26 @@ def link_split(
     Raises:
         InputError: ``out`` holds a split of another kind, or one side would have no images.
     """
-    folders, finished = (out / sides[0], out / sides[1]), out / "split.json"
-    wanted = {"data": str(data.resolve()), **identity}
-    if finished.exists():
-        if json.loads(finished.read_text()) != wanted:
-            raise InputError(f"{out} holds a split of other photos: choose another --out")
-        return folders
+    finished, wanted = out / "split.json", {"data": str(data.resolve()), **identity}
+    if not finished.exists():
+        parts = _split_paths(data, split)
+        made = out.with_name(f".{out.name}.part.{os.getpid()}")
+        try:
+            for side, paths in zip(sides, parts, strict=True):
+                _link(data, paths, made / side)
+            write_result(made / finished.name, wanted)
+            _put(made, out, finished)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    if json.loads(finished.read_text()) != wanted:
+        raise InputError(f"{out} holds a split of other photos: choose another --out")
+    return out / sides[0], out / sides[1]
+
+
+def _split_paths(
+    data: Path, split: Callable[[list[int]], tuple[list[int], list[int]]]
+) -> list[list[Path]]:
+    """The images of each side."""
     folder = ImageFolder(str(data), with_label=True)
     if not isinstance(folder.data_list.storage, Folder):
         raise InputError(f"{data} must be a folder of image files, to which links can be made")
@@ -91,17 +109,29 @@ def link_split(
         raise InputError(
             f"the {len(infos)} images of {data} are too few: no class has one for either side"
         )
-    for side, part in zip(folders, parts, strict=True):
-        for link in side.rglob("*"):
-            if link.is_symlink():  # of a split that was not finished, perhaps another one
-                link.unlink()
-        for index in part:
-            photo = Path(infos[index]["img_path"])
-            link = side / photo.relative_to(data)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(photo.resolve())
-    write_result(finished, wanted)
-    return folders
+    return [[Path(infos[index]["img_path"]) for index in part] for part in parts]
+
+
+def _link(data: Path, photos: Sequence[Path], side: Path) -> None:
+    for photo in photos:
+        link = side / photo.relative_to(data)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(photo.resolve())
+
+
+def _put(made: Path, out: Path, finished: Path) -> None:
+    """Give a split its name, unless another process was faster."""
+    try:
+        made.rename(out)
+    except OSError:
+        if finished.exists():
+            return
+        try:
+            for left in sorted(out.rglob("*"), reverse=True):  # by a split that was not finished
+                left.unlink() if left.is_symlink() else left.rmdir()
+            made.rename(out)
+        except OSError as error:
+            raise InputError(f"{out} holds other files: choose another --out") from error
 
 
 @DATASETS.register_module()

@@ -1,6 +1,7 @@
 """Labelled image folders as an evaluation reads them: centre crops, two sides, the same classes."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -17,15 +18,47 @@ from mmsalmask.data.loading import EXTENSIONS
 from mmsalmask.data.storage import file_identity
 from mmsalmask.errors import InputError
 
+# Of an image that is longer than this many times its shorter side, the ends are not resized.
+_THIN = 20
+
+
+def read_centre(path: str | os.PathLike, size: int, channels: int | None = None) -> Tensor:
+    """The centre of an image file, see :class:`CentreCrops`.
+
+    Raises:
+        BrokenImage: it cannot be read.
+    """
+    if channels is None:
+        return cut_centre(Image.fromarray(read_image(path)[..., ::-1]), size)
+    return _cut_bands(torch.from_numpy(read_bands(path, channels)).permute(2, 0, 1), size)
+
+
+def _middle(side: int, other: int) -> tuple[int, int]:
+    """Where the part of a side begins and ends that the centre is cut out of."""
+    spare = max(0, side - _THIN * other) // 2
+    return spare, side - spare
+
 
 def cut_centre(image: Image.Image, size: int) -> Tensor:
     """The centre of an RGB image as uint8 (3, S, S), its shorter side being resized to 8/7·S."""
+    (left, right), (top, bottom) = _middle(*image.size), _middle(*image.size[::-1])
+    image = image.crop((left, top, right, bottom))
     short = round(size * 8 / 7) / min(image.size)
     width, height = (max(size, round(side * short)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     image = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _cut_bands(pixels: Tensor, size: int) -> Tensor:
+    (top, bottom), (left, right) = _middle(*pixels.shape[1:]), _middle(*pixels.shape[:0:-1])
+    pixels = pixels[:, top:bottom, left:right]
+    short = round(size * 8 / 7) / min(pixels.shape[1:])
+    rows, columns = (max(size, round(side * short)) for side in pixels.shape[1:])
+    top, left = (rows - size) // 2, (columns - size) // 2
+    resized = F.interpolate(pixels[None], (rows, columns), mode="bilinear", antialias=True)[0]
+    return resized[:, top : top + size, left : left + size].contiguous()
 
 
 class CentreCrops:
@@ -42,18 +75,7 @@ class CentreCrops:
         self.extensions = EXTENSIONS if channels is None else BAND_EXTENSIONS
 
     def __call__(self, results: dict) -> tuple[Tensor, int]:
-        if self.channels is not None:
-            return self._cut_bands(results["img_path"]), results["gt_label"]
-        image = Image.fromarray(read_image(results["img_path"])[..., ::-1])
-        return cut_centre(image, self.size), results["gt_label"]
-
-    def _cut_bands(self, path: str) -> Tensor:
-        pixels = torch.from_numpy(read_bands(path, self.channels)).permute(2, 0, 1)
-        short = round(self.size * 8 / 7) / min(pixels.shape[1:])
-        rows, columns = (max(self.size, round(side * short)) for side in pixels.shape[1:])
-        top, left = (rows - self.size) // 2, (columns - self.size) // 2
-        resized = F.interpolate(pixels[None], (rows, columns), mode="bilinear", antialias=True)[0]
-        return resized[:, top : top + self.size, left : left + self.size].contiguous()
+        return read_centre(results["img_path"], self.size, self.channels), results["gt_label"]
 
 
 def labelled_folders(
@@ -85,10 +107,10 @@ def labelled_folders(
 
 
 def count_classes(train: ImageFolder, test: ImageFolder) -> int:
-    """The number of classes, which must be the same in both.
+    """The number of classes, two or more, which must be the same in both, in the same order.
 
     Raises:
-        InputError: if they are not, or images have no labels.
+        InputError: if they are not, or there is one alone, or images have no labels.
     """
     for side in (train, test):
         if "classes" not in side.metainfo:
@@ -100,6 +122,19 @@ def count_classes(train: ImageFolder, test: ImageFolder) -> int:
             f"them has {sorted(different)[0]!r} ({len(different)} such): give two folders of one "
             "set"
         )
+    if len(classes) < 2:
+        raise InputError(
+            f"{train.data_root} has one class alone, {classes[0]!r}, so every answer is right: "
+            "give a folder with a subfolder for each of several classes"
+        )
+    others = test.metainfo["classes"]
+    for place, (mine, other) in enumerate(zip(classes, others, strict=True)):
+        if mine != other:
+            raise InputError(
+                f"{train.data_root} and {test.data_root} number the same classes in another order: "
+                f"class {place} is {mine!r} in one and {other!r} in the other; make both folders "
+                "<class>/<image>, or shards by `mmsalmask data pack`"
+            )
     return len(classes)
 
 

@@ -81,15 +81,18 @@ def spread(features: Tensor) -> float:
     return (points.std(0, correction=0).mean() * points.shape[1] ** 0.5).item()
 
 
-def nearest_similarities(features: Tensor, k: int = 1, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """Each image's k most similar others.
+def nearest_similarities(
+    features: Tensor, k: int = 1, chunk: int = 1024, of: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k most similar others of each image, or of some.
 
     Args:
         features: (N, D).
         k: from 1 to N − 1.
+        of: (M,) indices of the images whose neighbours are wanted; ``None`` for all N.
 
     Returns:
-        Cosine similarities (N, k), float64, the largest first, and indices (N, k), int64.
+        Cosine similarities (M, k), float64, the largest first, and indices (M, k), int64.
 
     Raises:
         InputError: there are not so many others.
@@ -101,10 +104,10 @@ def nearest_similarities(features: Tensor, k: int = 1, chunk: int = 1024) -> tup
             "images or a smaller k"
         )
     values, indices = [], []
-    for start, rows in zip(range(0, len(points), chunk), points.split(chunk), strict=True):
-        similar = rows @ points.T
-        own = torch.arange(len(rows))
-        similar[own, own + start] = -torch.inf
+    places = torch.arange(len(points)) if of is None else of
+    for own in places.split(chunk):
+        similar = points[own] @ points.T
+        similar[torch.arange(len(own)), own] = -torch.inf
         found = similar.topk(k, dim=1)
         values.append(found.values)
         indices.append(found.indices)

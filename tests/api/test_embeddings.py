@@ -45,7 +45,7 @@ def test_features_are_those_of_the_encoder_image_by_image(embeddings, folder):
             torch.testing.assert_close(torch.from_numpy(row), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_neighbours_copies_and_outliers_are_as_the_slow_ones(embeddings, folder):
+def test_neighbours_copies_and_outliers_are_as_the_slow_ones(embeddings, folder, monkeypatch):
     rows = embeddings.features.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     similar = {
@@ -57,6 +57,10 @@ def test_neighbours_copies_and_outliers_are_as_the_slow_ones(embeddings, folder)
     first, copy = str(folder / "00.png"), str(folder / "copy.png")
     found = embeddings.nearest(first, k=3)
     assert found[0] == (copy, pytest.approx(1))
+    with monkeypatch.context() as patched:  # the others' neighbours are not looked for
+        patched.setattr(torch.Tensor, "topk", lambda rows, *_, **__: pytest.fail(str(rows.shape)))
+        with pytest.raises(pytest.fail.Exception, match=r"\[1, 11\]"):
+            embeddings.nearest(first)
     wanted = sorted((s for (a, _), s in similar.items() if a == first), reverse=True)[:3]
     assert [s for _, s in found] == pytest.approx(wanted)
     threshold = sorted(similar.values())[-7] - 1e-9
@@ -229,13 +233,13 @@ def test_embed_and_diagnose_are_commands(folder, images, tmp_path, capsys):
     out = tmp_path / "e.npz"
     embed_command.main(
         [PLAIN, str(folder), "-o", str(out), "--workers", "0", "--duplicates", "0.9999"]
-        + ["--outliers", "1", "--map", str(tmp_path / "map.png")]
+        + ["--outliers", "1", "--map", str(tmp_path / "new" / "map.png")]
     )
     told = capsys.readouterr().out
     assert "1 images cannot be read" in told
     assert f"1.0000  {folder / '00.png'}  {folder / 'copy.png'}" in told
     assert f"{out}: 11 images, 128 features each" in told
-    assert (tmp_path / "map.png").stat().st_size > 10_000
+    assert (tmp_path / "new" / "map.png").stat().st_size > 10_000
     assert len(sm.Embeddings.load(out)) == 11
     result = tmp_path / "d.json"
     diagnose_command.main([PLAIN, str(images), "--workers", "0", "--json", str(result)])
@@ -247,6 +251,26 @@ def test_embed_and_diagnose_are_commands(folder, images, tmp_path, capsys):
         embed_command.main([PLAIN, str(tmp_path / "nowhere")])
     assert exit.value.code == 2
     assert capsys.readouterr().err.startswith("error: image folder ")
+
+
+@pytest.mark.parametrize(("name", "words"), [("map", "name the picture .png"), ("map.docx", "or")])
+def test_a_map_that_cannot_be_written_is_told_before_anything_is_computed(
+    folder, tmp_path, capsys, monkeypatch, name, words
+):
+    monkeypatch.setattr(sm, "embed", lambda *_: pytest.fail("computed"))
+    for file in (tmp_path / name, folder / "00.png" / "map.png"):
+        with pytest.raises(SystemExit) as exit:
+            embed_command.main([PLAIN, str(folder), "--map", str(file)])
+        assert exit.value.code == 2
+        told = capsys.readouterr().err
+        assert (words in told) if file.name == name else ("its folder cannot be made (" in told)
+
+
+def test_the_map_shows_no_picture_of_a_file_that_is_gone(embeddings, folder, tmp_path):
+    gone = [path.replace(str(folder), str(tmp_path)) for path in embeddings.paths]
+    moved = sm.Embeddings(embeddings.features, gone)
+    (axis,) = moved.map().axes
+    assert (len(axis.collections[0].get_offsets()), len(axis.artists)) == (11, 0)
 
 
 def test_a_terminal_shows_how_far_it_is_and_a_pipe_does_not(folder, capfd, monkeypatch):

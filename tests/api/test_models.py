@@ -40,6 +40,28 @@ def test_an_encoder_by_name_says_how_it_wants_its_images(name, images):
     torch.testing.assert_close(features, maps.mean((2, 3)))
 
 
+@pytest.mark.parametrize("name", ["turned.jpg", "turned.tif", "clear.png", "deep.png"])
+def test_a_picture_is_transformed_as_its_file_is(tmp_path, name):
+    y, x = np.mgrid[0:40, 0:60]
+    rgb = np.stack([x * 4, y * 6, 200 - x - y], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if name == "deep.png":
+        Image.fromarray((x * 1000).astype(np.uint16)).save(tmp_path / name)
+    elif name == "clear.png":
+        Image.fromarray(np.dstack([rgb, (x * 4).astype(np.uint8)])).save(tmp_path / name)
+    else:
+        Image.fromarray(rgb).save(tmp_path / name, exif=exif)
+    transform = sm.get_model(PLAIN).transform
+    with Image.open(tmp_path / name) as picture:
+        torch.testing.assert_close(transform(picture), transform(tmp_path / name))
+
+
+def test_a_picture_without_a_white_is_refused():
+    with pytest.raises(InputError, match="no colours to transform: 32-bit"):
+        sm.get_model(PLAIN).transform(Image.new("F", (8, 8)))
+
+
 def test_without_its_weights_an_encoder_is_the_untrained_net_of_seed_0():
     trained, fresh, again = (sm.get_model(PLAIN, pretrained=p) for p in (True, False, False))
     a, b, c = (net.backbone.conv1.weight for net in (trained, fresh, again))
@@ -150,6 +172,16 @@ def test_a_net_of_a_library_goes_home_under_its_own_names(format, name, tmp_path
     with torch.no_grad():
         wanted = home.forward_features(images) if timm else home.features(images)
         torch.testing.assert_close(backbone(images)[-1], wanted)
+
+
+def test_an_export_that_fails_leaves_the_encoder_as_it_was(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("torch", minversion="2.6")
+    encoder = sm.get_model(PLAIN).train()
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        sm.export(encoder, tmp_path / "x.onnx", "onnx")
+    assert encoder.training
 
 
 @pytest.mark.parametrize("filter_inside", [False, True])

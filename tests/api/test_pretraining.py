@@ -11,13 +11,17 @@ from api_photos import TINY, draw
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from PIL import Image
+from torch.utils.data import TensorDataset
 
 import mmsalmask as sm
 from mmsalmask.api import pretraining
 from mmsalmask.api.backbones import channels_of
+from mmsalmask.api.images import evenly, image_paths
 from mmsalmask.api.recipes import dataset_config, find_recipe, fit_recipe
 from mmsalmask.checkpoint import typed_parts
 from mmsalmask.config import check_config, load_config
+from mmsalmask.data import pack
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS, MODELS
 
@@ -135,6 +139,33 @@ def test_lists_of_folders_and_files_of_paths_are_data(images, tmp_path):
     assert dataset.get_data_info(1)["img_path"] == str(images / "03.png")
 
 
+def test_lists_name_every_file_whatever_it_is_called(images, tmp_path):
+    more = draw(tmp_path / "more", 2)
+    names = [b"00\xe2\x80\xa8.png", b"01\xff.png"]  # a line separator, and no UTF-8
+    paths = [os.path.join(more, os.fsdecode(name)) for name in names]
+    for path, old in zip(paths, ("00.png", "01.png"), strict=True):
+        os.rename(more / old, path)
+    listed = dataset_config([more, images], tmp_path)
+    assert image_paths(listed["data_root"]) == [*paths, *map(str, sorted(images.iterdir()))]
+    file = tmp_path / "bom.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + f"{images}/03.png\r\n{images}/01.png\r\n".encode())
+    assert image_paths(file) == [f"{images}/03.png", f"{images}/01.png"]
+
+
+def test_of_several_sources_none_is_an_archive(images, tmp_path):
+    pack(images, tmp_path / "shards")
+    assert dataset_config(tmp_path / "shards", tmp_path)["type"] == "mmsalmask.ImageFolder"
+    with pytest.raises(InputError, match=r"shards holds images that are no files .*: give it alo"):
+        dataset_config([images, tmp_path / "shards"], tmp_path)
+
+
+def test_fewer_images_are_spread_over_all_of_them():
+    paths = [str(number) for number in range(10)]
+    assert evenly(paths, 6) == ["0", "1", "3", "5", "6", "8"]
+    assert evenly(paths, 5) == paths[::2]
+    assert evenly(paths, 12) == paths
+
+
 # --------------------------------------------------------------------------------------- the run
 
 
@@ -229,6 +260,10 @@ def test_two_processes_train_through_torchrun(images, tmp_path, capfd):
         (dict(backbone={"depth": 18}), "a dict with a 'type'"),
         (dict(data="/nowhere"), "/nowhere does not exist: give a folder of images"),
         (dict(data=[]), "data is an empty list"),
+        (dict(data=Image.new("RGB", (8, 8))), "a list of these, not Image"),
+        (dict(data=np.zeros((2, 8, 8, 3))), "a list of these, not ndarray"),
+        (dict(data=[torch.zeros(3, 8, 8)]), "a list of these, not Tensor"),
+        (dict(data=TensorDataset(torch.zeros(3))), "a list of these, not TensorDataset"),
         (dict(batch_size=100), "data has 24 images, fewer than the batch_size 100"),
         (dict(devices=5, batch_size=12), "12 cannot be divided over 5 devices"),
         (dict(amp="half"), "amp must be None, 'float16' or 'bfloat16', got 'half'"),

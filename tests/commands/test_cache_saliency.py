@@ -244,6 +244,17 @@ def test_a_config_without_localizer_is_refused(place, tmp_path):
     assert "has no localizer in a masker" in done.sentence()
 
 
+def test_a_dataset_of_several_is_refused(place, tmp_path):
+    several = tmp_path / "several.py"
+    several.write_text(
+        f"_base_ = {str(place / 'config.py')!r}\n"
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[\n"
+        f"    dict(type='mmsalmask.ImageFolder', data_root={str(place / 'images')!r})] * 2))\n"
+    )
+    done = run_tool("cache_saliency.py", str(several), "-o", str(tmp_path / "c"))
+    assert "needs a plain dataset, not a ConcatDataset: cache and train" in done.sentence()
+
+
 def test_a_full_disk_is_told_in_a_sentence_and_finished_shards_are_kept(place, small_disk):
     out = small_disk / "c.safetensors"
     parts = small_disk / "c.safetensors.parts"

@@ -24,7 +24,7 @@ def test_packing_says_what_it_did_and_the_shards_are_a_data_root(folder, tmp_pat
     done = run_tool("prepare_data.py", "pack", str(folder), str(tmp_path / "out"))
     assert done.status == 0, done.err
     assert "4 images, 0.0 MB in 1 shards" in done.out
-    assert "1 cannot be opened and were left out: gone.png" in done.out
+    assert "1 cannot be opened, or are no image, and were left out: gone.png" in done.out
     assert "4 names had further dots" in done.out
     assert len(ImageFolder(str(tmp_path / "out"), with_label=True)) == 4
     again = run_tool("prepare_data.py", "pack", str(folder), str(tmp_path / "out"))

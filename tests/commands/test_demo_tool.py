@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmsalmask.commands import demo as command
 from mmsalmask.commands.demo import draw_curve
 
 
@@ -26,3 +27,14 @@ def test_the_curve_goes_on_where_the_run_was_resumed(tmp_path):
         draw_curve(tmp_path / run, 20.0, tmp_path / f"{run}.png")
         pictures.append(Image.open(tmp_path / f"{run}.png").tobytes())
     assert pictures[0] == pictures[1]
+
+
+def test_the_minutes_are_those_of_all_calls(tmp_path, monkeypatch):
+    for name in ("draw_demo_set", "call", "draw_curve"):
+        monkeypatch.setattr(command, name, lambda *_, **__: None)
+    monkeypatch.setattr(command, "evaluate", lambda *_: 50.0)
+    work = tmp_path / "seed_0"
+    for run, step in (("20260101_000000_000001", 60), ("20260101_000000_000002", 120)):
+        write(work, run, {"step": step, "time": 1.5})
+    (work / "last_checkpoint").write_text("x.pth")
+    assert command.demo(tmp_path).minutes == 3

@@ -31,6 +31,22 @@ def test_a_file_is_called_o_or_out(tool):
         assert parse([*FILES[tool], name, "there.png"]).out == Path("there.png")
 
 
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [
+        ("pretrain", ["--data", "photos", "--work-dir", "there"]),
+        ("knn", ["config.py", "last.pth", "--train", "a", "--test", "b"]),
+    ],
+)
+def test_overrides_keep_their_spaces_and_need_a_value(tool, words, capsys):
+    parse = import_module(f"mmsalmask.commands.{tool}").parse_arguments
+    options = parse([*words, "--cfg-options", "a.b=my photos, [1, 2]"])
+    assert options.cfg_options == {"a.b": ["my photos", [1, 2]]}
+    with pytest.raises(SystemExit, match="2"):
+        parse([*words, "--cfg-options", "a.b"])
+    assert "'a.b' is not of the form KEY=VALUE" in capsys.readouterr().err
+
+
 def test_a_misspelt_option_is_told_before_the_one_that_it_was_meant_to_be(capsys):
     parse = import_module("mmsalmask.commands.knn").parse_arguments
     for words, told in (

@@ -77,6 +77,17 @@ def test_sixteen_bits_of_grey_are_one_channel_or_three(tmp_path, deep, name):
     )
 
 
+def test_sixteen_bits_are_upright_too(tmp_path, deep):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(deep[..., 0]).save(tmp_path / "x.png", exif=exif)
+    tifffile.imwrite(tmp_path / "x.tif", deep, photometric="rgb", extratags=[(0x0112, 3, 1, 6)])
+    found = read_bands(tmp_path / "x.tif", 3)
+    np.testing.assert_allclose(found * 257, np.rot90(deep, -1), atol=0.01)
+    shown = np.rot90(deep[..., 0], -1)
+    np.testing.assert_allclose(read_bands(tmp_path / "x.png", 1)[..., 0] * 257, shown, atol=0.01)
+
+
 def test_transparent_colours_of_sixteen_bits_lie_over_white(tmp_path, deep):
     alpha = np.zeros((16, 24, 1), np.uint16)
     alpha[:, 12:] = 65535

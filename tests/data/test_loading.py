@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from mmsalmask.data import BrokenImage, ImageFolder, LoadImage, loading, read_image, read_whole
+from mmsalmask.data import (
+    BrokenImage,
+    ImageFolder,
+    LoadImage,
+    loading,
+    read_bands,
+    read_image,
+    read_whole,
+)
 
 WIDTH, HEIGHT = 24, 16
 
@@ -59,6 +67,8 @@ def test_the_exif_orientation_is_applied(tmp_path, rgb, orientation):
     exif[0x0112] = orientation
     Image.fromarray(rgb).save(tmp_path / "x.png", exif=exif)
     Image.fromarray(rgb).save(tmp_path / "x.jpg", exif=exif, quality=100, subsampling=0)
+    Image.fromarray(rgb).save(tmp_path / "x.tif", exif=exif)
+    Image.fromarray(rgb).save(tmp_path / "deflated.tif", exif=exif, compression="tiff_deflate")
     # TIFF 6.0: where the 0th row and the 0th column of the stored image lie in the shown one.
     shown = {
         1: rgb,
@@ -70,8 +80,14 @@ def test_the_exif_orientation_is_applied(tmp_path, rgb, orientation):
         7: rgb[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(rgb),
     }[orientation]
-    np.testing.assert_array_equal(read_rgb(tmp_path / "x.png"), shown)
-    np.testing.assert_allclose(read_rgb(tmp_path / "x.jpg"), shown, atol=4)
+    for name in ("x.png", "x.tif", "deflated.tif", "x.jpg"):
+        atol = 4 if name == "x.jpg" else 0
+        np.testing.assert_allclose(read_rgb(tmp_path / name), shown, atol=atol)
+        np.testing.assert_allclose(read_bands(tmp_path / name, 3), shown, atol=atol)
+        square, full = read_whole(tmp_path / name, HEIGHT)
+        assert full == shown.shape[:2]
+        expected = Image.fromarray(np.ascontiguousarray(shown)).resize((HEIGHT, HEIGHT), 3)
+        np.testing.assert_allclose(square.flip(0).permute(1, 2, 0), expected, atol=atol + 2)
     results = LoadImage()({"img_path": str(tmp_path / "x.png")})
     assert results["img_shape"] == results["ori_shape"] == shown.shape[:2]
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from threading import Barrier, Thread, get_ident
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmsalmask.data import PerClassSplit, link_split, split_per_class
+from mmsalmask.data import PerClassSplit, link_split, per_class, split_per_class
 from mmsalmask.errors import InputError
 from mmsalmask.registry import DATASETS
 
@@ -86,12 +87,37 @@ def test_what_an_unfinished_split_has_left_is_on_neither_side(folder, tmp_path_f
 
     out = tmp_path_factory.mktemp("split")
     for number in (4, 2):
+        (out / "split.json").unlink(missing_ok=True)  # as if killed before it was written
         sides = link_split(Path(folder), out, ("train", "test"), choose(number), {"n": number})
-        (out / "split.json").unlink()  # as if killed before it was written
     train, test = ({link.resolve() for link in side.rglob("*.png")} for side in sides)
     assert len(train) == 4
     assert len(train | test) == 12
     assert not train & test
+    (out / "split.json").rename(out / "own.json")
+    with pytest.raises(InputError, match="holds other files: choose another --out"):
+        link_split(Path(folder), out, ("train", "test"), choose(3), {"n": 3})
+
+
+def test_two_processes_that_make_one_split_have_the_same(folder, tmp_path_factory, monkeypatch):
+    out = tmp_path_factory.mktemp("split") / "photos"
+    both, finished = Barrier(2), []
+
+    def choose(labels):
+        both.wait(20)  # both have found nothing there
+        return split_per_class(labels, 2, seed=0)
+
+    def make():
+        finished.append(link_split(Path(folder), out, ("train", "test"), choose, {}))
+
+    monkeypatch.setattr(per_class.os, "getpid", get_ident)
+    threads = [Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert finished == [(out / "train", out / "test")] * 2
+    assert [len(list(side.rglob("*.png"))) for side in finished[0]] == [4, 8]
+    assert [path.name for path in out.parent.iterdir()] == ["photos"]
 
 
 def test_caltech101_has_3060_training_images(photos):

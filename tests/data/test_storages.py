@@ -118,6 +118,19 @@ def test_words_are_classes_too_and_a_mask_is_no_image_of_its_own(tmp_path):
     assert dataset.skipped == {".seg.png": 3}
 
 
+def test_folders_of_numbers_are_words_in_shards_as_they_are_in_a_folder(tmp_path):
+    for name in ("1", "2", "10"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "x.png").write_bytes(png(int(name)))
+    pack(tmp_path / "set", tmp_path / "shards")
+    sides = [ImageFolder(str(tmp_path / name), with_label=True) for name in ("set", "shards")]
+    assert sides[0].metainfo["classes"] == sides[1].metainfo["classes"] == ("1", "10", "2")
+    assert levels(tmp_path / "shards", with_label=True) == [1, 10, 2]
+    labels, classes = tar_index._number(["2", None, "010", "2"])
+    assert labels.tolist() == [2, -1, 10, 2]
+    assert classes == tuple(map(str, range(11)))
+
+
 def test_imagenets_tar_of_tars_is_read_in_place(tmp_path):
     inner = {}
     for label, wnid in enumerate(("n02", "n01")):
@@ -154,7 +167,8 @@ def test_parquet_files_and_plain_integers_as_labels(tmp_path, monkeypatch):
     pack(tmp_path / "set", tmp_path / "shards")
     (shard,) = (tmp_path / "shards").glob("*.tar")
     with tarfile.open(shard) as tar:
-        assert tar.getnames() == [f"{i}.png" for i in range(6)]
+        assert tar.getnames() == [f"{i}.{kind}" for i in range(6) for kind in ("png", "cls")]
+    assert levels(tmp_path / "shards", with_label=True) == [1, 3, 0, 4, 2, 5]
     splits = datasets.DatasetDict({"train": table, "test": table})
     splits.save_to_disk(tmp_path / "splits")
     with pytest.raises(InputError, match=r"several splits: .* for example .*splits/train"):
@@ -297,6 +311,46 @@ def test_packing_is_whole_or_not_at_all_and_the_same_each_time(tmp_path):
     with pytest.raises(ZeroDivisionError):
         pack(folder, tmp_path / "c", progress=lambda done, of: 1 // 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "set"]
+
+
+def test_packing_keeps_the_classes_of_a_tar_and_of_a_dataset(tmp_path):
+    members = {}
+    for i, word in enumerate((b"dog", b"cat", b"dog")):
+        members |= {f"{i}.png": png(i), f"{i}.cls": word}
+    write_tar(tmp_path / "told" / "a.tar", {**members, "3.png": png(3)})
+    pack(labelled_folder(tmp_path / "set"), tmp_path / "folders")
+    roots = [tmp_path / "told", tmp_path / "folders"]
+    for root, written in zip(roots, (3, 0), strict=True):
+        pack(root, tmp_path / f"{root.name}-packed")
+        sides = [
+            open_storage(str(path), EXTENSIONS) for path in (root, tmp_path / f"{root.name}-packed")
+        ]
+        assert sides[0].classes == sides[1].classes
+        assert sides[0].labels.tolist() == sides[1].labels.tolist()
+        (shard,) = (tmp_path / f"{root.name}-packed").glob("*.tar")
+        with tarfile.open(shard) as tar:
+            assert sum(name.endswith(".cls") for name in tar.getnames()) == written
+
+
+def test_rows_without_names_are_packed_with_their_class_or_left_out(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    mpo = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), (level, 9, 9)) for level in (50, 60)]
+    frames[0].save(mpo, format="MPO", save_all=True, append_images=frames[1:])
+    contents = [png(1), mpo.getvalue(), b"no image"]
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": c, "path": None} for c in contents], "kind": [1, 0, 0]},
+        features=datasets.Features(
+            {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
+        ),
+    )
+    table.save_to_disk(tmp_path / "set")
+    packed = pack(tmp_path / "set", tmp_path / "shards")
+    assert (packed.images, packed.left_out) == (2, ["2"])
+    dataset = ImageFolder(str(tmp_path / "shards"), LOAD, with_label=True, test_mode=True)
+    assert dataset.metainfo["classes"] == ("cat", "dog")
+    assert [Path(dataset.get_data_info(i)["img_path"]).name for i in (0, 1)] == ["1.jpg", "0.png"]
+    assert abs(int(dataset[0]["img"][0, 0, 2]) - 50) < 4
 
 
 def test_names_with_dots_keep_their_images(tmp_path):

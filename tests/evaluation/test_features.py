@@ -11,7 +11,7 @@ from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, extract_features
 from mmsalmask.evaluation.accuracy import accuracies, count_by_class
 from mmsalmask.evaluation.features import EncoderView, extract_both, load_backbone
-from mmsalmask.evaluation.labelled import CentreCrops, labelled_folders
+from mmsalmask.evaluation.labelled import CentreCrops, labelled_folders, read_centre
 from mmsalmask.masking import high_pass
 
 
@@ -69,6 +69,25 @@ def test_crops_take_the_centre_in_rgb(tmp_path):
     crop, label = CentreCrops(35)({"img_path": tmp_path / "wide.png", "gt_label": 4})
     assert (crop.dtype, crop.shape, label) == (torch.uint8, (3, 35, 35), 4)
     assert (crop.flatten(1) == torch.tensor([[250], [120], [10]])).all()
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_of_a_very_thin_image_no_more_than_the_middle_is_resized(tmp_path, channels, monkeypatch):
+    picture = np.zeros((3, 40_001, 3), dtype=np.uint8)
+    picture[:, 20_000:] = 255
+    for name, pixels in (("wide.png", picture), ("high.png", picture.transpose(1, 0, 2))):
+        Image.fromarray(pixels).save(tmp_path / name)
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, size, *a: sizes.append(size) or resize(image, size, *a)
+    )
+    wide, high = (
+        read_centre(str(tmp_path / name), 35, channels).float() for name in ("wide.png", "high.png")
+    )
+    torch.testing.assert_close(wide, high.transpose(1, 2), atol=1, rtol=0)
+    assert wide[:, :, 0].max() == 0
+    assert wide[:, :, -1].min() == 255
+    assert all(max(size) < 40 * 22 for size in sizes)
 
 
 @pytest.mark.parametrize("rgb", [True, False])

@@ -17,10 +17,12 @@ from torch import nn
 
 from mmsalmask.algorithms.distributed import gather_rows
 from mmsalmask.commands import knn
+from mmsalmask.data import pack
 from mmsalmask.engine import KNNHook
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import KNNMetric, accuracy, knn_classify, knn_classify_each
 from mmsalmask.evaluation.features import load_backbone
+from mmsalmask.evaluation.labelled import count_classes
 from mmsalmask.registry import METRICS, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -310,6 +312,7 @@ def test_the_tool_votes_with_several_numbers_of_neighbours(capsys, shapes, confi
     result = json.loads(report.read_text())
     assert status == 0
     assert result["by_k"] == dict(zip(("7", "1", "24"), singly, strict=True))
+    assert {"command", "commit", "hardware", "torch"} < result.keys()
     assert (result["top1"], result["k"]) == (singly[0]["top1"], 7)
     assert [f"(k={k}," in line for k, line in zip((7, 1, 24), out.splitlines(), strict=True)]
 
@@ -426,3 +429,35 @@ def test_the_tool_says_in_one_line_what_is_wrong(capsys, tmp_path, shapes, confi
         sentence = error("none", "--train", train, "--test", other, "--workers", workers)
         assert "broken.png cannot be read" in sentence
         assert "Traceback" not in sentence
+
+
+def test_shards_are_evaluated_as_the_folder_they_were_packed_from(tmp_path, config_file):
+    """Folders 1 to 11: sorted as words in both."""
+    for side, shift in (("train", 0), ("test", 3)):
+        for label in range(1, 12):
+            (tmp_path / side / str(label)).mkdir(parents=True)
+            picture = Image.new("RGB", (32, 32), (20 * label + shift, 255 - 20 * label, 90))
+            picture.save(tmp_path / side / str(label) / "x.png")
+        pack(tmp_path / side, tmp_path / f"{side}-shards")
+    options = dict(k=1, size=32, workers=0, device="cpu")
+    found = [
+        knn.knn(str(config_file), "none", *(str(tmp_path / side) for side in sides), **options)
+        for sides in (("train", "test"), ("train", "test-shards"), ("train-shards", "test"))
+    ]
+    assert [result["classes"] for result in found] == [11] * 3
+    assert found[0]["top1"] == found[1]["top1"] == found[2]["top1"] > 50
+
+
+def test_one_class_alone_is_refused():
+    side = SimpleNamespace(metainfo={"classes": ("cat",)}, data_root="a")
+    with pytest.raises(InputError, match="a has one class alone, 'cat', so every answer is right"):
+        count_classes(side, side)
+
+
+def test_the_same_classes_in_another_order_are_refused():
+    sides = [
+        SimpleNamespace(metainfo={"classes": names}, data_root=root)
+        for root, names in (("a", ("cat", "dog")), ("b", ("dog", "cat")))
+    ]
+    with pytest.raises(InputError, match="another order: class 0 is 'cat' in one and 'dog'"):
+        count_classes(*sides)

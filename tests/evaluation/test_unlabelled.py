@@ -66,6 +66,9 @@ def test_neighbours_are_as_the_slow_ones():
     features = torch.cat([draw(), draw()[:2] * 2])
     rows = sphere(features)
     similarities, indices = nearest_similarities(features, 3, chunk=4)
+    some = torch.tensor([14, 3])
+    own = nearest_similarities(features, 3, of=some)
+    torch.testing.assert_close(own, (similarities[some], indices[some]))
     share = 0
     for i, row in enumerate(rows):
         others = sorted(((float(row @ b), j) for j, b in enumerate(rows) if j != i), reverse=True)

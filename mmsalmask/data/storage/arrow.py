@@ -28,8 +28,6 @@ class ArrowImages(Storage):
         InputError: ``datasets`` is not installed, or there is no column of images.
     """
 
-    kind = "Hugging Face dataset"
-
     def __init__(self, root: str) -> None:
         self.root = root
         self._rows = _open(root)

@@ -4,7 +4,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,8 +22,6 @@ class Storage(ABC):
         classes: their names; empty where there are none.
         skipped: a count of what is no image, by kind.
     """
-
-    kind: ClassVar[str]
 
     root: str
     names: Names

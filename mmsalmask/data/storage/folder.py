@@ -20,8 +20,6 @@ class Folder(Storage):
         classes: subfolders to search, one after the other, instead of all of it.
     """
 
-    kind = "folder"
-
     def __init__(
         self, root: str, extensions: Sequence[str], classes: Sequence[str] | None = None
     ) -> None:

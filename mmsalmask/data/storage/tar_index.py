@@ -26,7 +26,7 @@ from mmsalmask.data.storage.tar_members import members
 from mmsalmask.errors import NotWritten
 from mmsalmask.files import write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "mmsalmask_shards"
 _SECONDS_BETWEEN_REPORTS = 10
 # More classes than this are no numbers of classes.
@@ -116,7 +116,7 @@ def build_index(shards: Sequence[str], extensions: Sequence[str]) -> Index:
                 f"looked into {number + 1} of {len(shards)} shards, {len(found.names)} images, "
                 f"{minutes:.1f} minutes left"
             )
-    labels, classes = _number(found.told if any(found.told) else found.folders)
+    labels, classes = _number(found.told) if any(found.told) else _sort(found.folders)
     return Index(
         names=Names.pack(found.names),
         offsets=np.array(found.offsets, dtype=np.int64),
@@ -176,16 +176,19 @@ class _Found:
 
 
 def _number(told: Sequence[str | None]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels (N,) int32, and the classes: numbers count for themselves, words are sorted."""
-    words = sorted({word for word in told if word})
-    if words and all(word.isdecimal() and int(word) < _MOST_CLASSES for word in words):
-        classes = tuple(map(str, range(max(map(int, words)) + 1)))
-    else:
-        classes = tuple(words)
+    """Labels (N,) int32 and classes, as ``.cls`` tells them: numbers count for themselves."""
+    words = {word for word in told if word}
+    if not all(word.isdecimal() and int(word) < _MOST_CLASSES for word in words):
+        return _sort(told)
+    labels = np.array([int(word) if word else -1 for word in told], dtype=np.int32)
+    return labels, tuple(map(str, range(labels.max(initial=-1) + 1)))
+
+
+def _sort(told: Sequence[str | None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels (N,) int32 and classes: words, sorted as the subfolders of a folder are."""
+    classes = tuple(sorted({word for word in told if word}))
     own = {name: label for label, name in enumerate(classes)}
-    numbers = {word: own[str(int(word)) if word not in own else word] for word in words}
-    labels = np.array([numbers.get(word, -1) for word in told], dtype=np.int32)
-    return labels, classes
+    return np.array([own.get(word, -1) for word in told], dtype=np.int32), classes
 
 
 def _identity(shards: Sequence[str], extensions: Sequence[str]) -> dict:

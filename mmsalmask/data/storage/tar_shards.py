@@ -49,8 +49,6 @@ class TarShards(Storage):
         InputError: a tar cannot be read.
     """
 
-    kind = "tar shards"
-
     def __init__(self, root: str, extensions: Sequence[str]) -> None:
         self.root = root
         self.shards = shards_of(root)
