@@ -18,21 +18,14 @@ from logging import DEBUG, INFO
 from pathlib import Path
 
 
-def name_config_scopes(config_utils) -> None:
-    """What a config may name before ``::``, as a module that every distribution has.
-
-    mmengine looks 'mmseg' up as 'mmsegmentation', which the OneDL line calls otherwise, and then
-    reports it as not installed; a name that is no distribution it looks up as a module.
-    """
-    config_utils.MODULE2PACKAGE.update({"mmsalmask": "mmsalmask", "mmseg": "mmseg"})
-
-
 def prepare_lookup(config_utils) -> None:
     """Name scopes, and read a library's metafiles once.
 
     For every ``_base_ = 'mmdet::…'`` mmengine reads all of mmdet's metafiles, a second's work.
     """
-    name_config_scopes(config_utils)
+    # mmengine looks 'mmseg' up as 'mmsegmentation', which the OneDL line calls otherwise, and then
+    # reports it as not installed; a name that is no distribution it looks up as a module.
+    config_utils.MODULE2PACKAGE.update({"mmsalmask": "mmsalmask", "mmseg": "mmseg"})
     if not hasattr(config_utils.load, "cache_info"):
         config_utils.load = cache(config_utils.load)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from mmengine import Config
 from mmengine.dataset import BaseDataset
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from mmsalmask.checkpoint import (
@@ -24,6 +23,7 @@ from mmsalmask.checkpoint import (
 )
 from mmsalmask.config import check_config, optimizers
 from mmsalmask.data import fingerprint
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.out_of_memory import memory_told
 from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
@@ -230,7 +230,7 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
     for name, optimizer in () if testing else optimizers(config):
         if optimizer.get("lr") == 0:
             runner.logger.warning(f"{name}.lr is 0: nothing will be learned")
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     filtered = {name: is_high_pass(config, name) for name in _LOADERS if config.get(name)}
     for file, modules in _starting_files(model).items():
         if testing and not Path(file).is_file():

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 
 from mmsalmask.engine.autocast import wrappers_of
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.errors import InputError
 
@@ -94,7 +94,7 @@ def _measured_batch(
     runner, limit: int, peak: Callable[[Callable[[], None]], float], room: float
 ) -> int:
     """Measure steps of the runner's model on its own images, and conclude."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     model.zero_grad(set_to_none=True)
     splits = getattr(model, "bn_splits", 1)
     small = max(2 * splits, min(8, limit // 4) // splits * splits)  # BatchNorm needs two

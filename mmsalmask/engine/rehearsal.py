@@ -11,7 +11,6 @@ from itertools import chain
 
 import cv2
 import torch
-from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -19,6 +18,7 @@ from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.data.image_folder import ImageFolder, image_folders
 from mmsalmask.data.in_memory import resident_datasets
 from mmsalmask.data.loading import BrokenImage, image_size
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.engine.resume.randomness import kept_random_state
 from mmsalmask.errors import InputError, place_of
@@ -47,7 +47,7 @@ def rehearse(runner) -> None:
     Raises:
         InputError: it fails, or the loss is not finite.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     loader = runner.train_loop.dataloader
     dataset = unseeded(loader.dataset)
     folders = list(image_folders(dataset))

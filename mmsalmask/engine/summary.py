@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mmsalmask.data.nesting import base_datasets
 from mmsalmask.engine.autocast import BFloat16OptimWrapper
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.errors import some_names
 from mmsalmask.visualization.gallery import describe
 
@@ -22,7 +22,7 @@ COLUMNS = 100
 
 def header(runner) -> list[str]:
     """At most ten lines on a run: what trains, on how many images, where, with what."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     name = Path(runner.cfg.filename or runner.experiment_name).stem
     log = Path(runner.log_dir) / f"{runner.timestamp}.log"
     masker = getattr(getattr(model, "data_preprocessor", None), "masker", None)

@@ -18,10 +18,10 @@ from typing import Any, TextIO
 import numpy as np
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.runner import ExactRunner
 from mmsalmask.engine.summary import COLUMNS, fold, header, images_per_step, short
 
@@ -231,9 +231,7 @@ def next_commands(runner, checkpoint: str) -> Iterator[list[str]]:
     words = [short(recipe), short(checkpoint)]
     if runner.cfg.get("test_dataloader"):
         yield [*_as_started("test"), *words]
-    elif hasattr(
-        runner.model.module if is_model_wrapper(runner.model) else runner.model, "backbone"
-    ):
+    elif hasattr(unwrapped(runner.model), "backbone"):
         yield [*_as_started("diagnose"), words[1], "IMAGES"]
         yield [*_as_started("knn"), *words, "--train", "TRAIN", "--test", "TEST"]
         yield [*_as_started("export", "export_backbone"), words[1]]

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmsalmask.checks import check_integer, check_share
 from mmsalmask.engine.autocast import wrappers_of
 from mmsalmask.engine.hooks.masks import _MaskerHook
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.registry import HOOKS
 from mmsalmask.saliency import informative
 
@@ -46,7 +46,7 @@ class CollapseHook(_MaskerHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._queue = getattr(model, "queue", None)
         sentences = (
             long_queue(self._queue, runner.train_dataloader.dataset),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
 
@@ -35,7 +35,7 @@ class FrozenCheckHook(Hook):
         self.modules = list(modules)
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         known = dict(model.named_modules())
         for name in self.modules:
             if name not in known:

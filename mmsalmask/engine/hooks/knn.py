@@ -5,10 +5,10 @@ import time
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from mmsalmask.checks import check_integer, check_part
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.stopping import keep_worker_alive
 from mmsalmask.engine.terminal import SHOWN
 from mmsalmask.errors import InputError
@@ -69,7 +69,7 @@ class KNNHook(Hook):
         self.num_workers = check_integer("num_workers", num_workers, 0)
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if not hasattr(model, "backbone") or "model" not in runner.cfg:
             raise InputError(
                 f"KNNHook evaluates model.backbone, and {type(model).__name__} has none that a "

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmsalmask.checks import check_integer
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.masking import MaskedViews, mask_ratios
 from mmsalmask.registry import HOOKS
 from mmsalmask.visualization.gallery import draw_gallery
@@ -17,7 +17,7 @@ class _MaskerHook(Hook):
     """Keeps the plain and the masked views of an iteration that :meth:`wants` asks for."""
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self.preprocessor = model.data_preprocessor
         self.masker = getattr(self.preprocessor, "masker", None)
         self._wanted, self._seen = False, None

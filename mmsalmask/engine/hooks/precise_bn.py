@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmsalmask.checks import check_integer
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.draws import seeded_loader, unseeded
 from mmsalmask.engine.resume.randomness import kept_random_state
 from mmsalmask.errors import InputError
@@ -58,7 +58,7 @@ class PreciseBNHook(Hook):
         due = reached >= loop.val_begin and reached % loop.val_interval == 0
         if not due and reached < loop.max_iters:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         with kept_random_state():
             batches = islice(_fresh_loader(runner, runner.seed + reached), self.iterations)
             with runner.optim_wrapper.optim_context(runner.model):

@@ -2,9 +2,9 @@
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmsalmask.data.in_memory import resident_datasets
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
 
@@ -22,7 +22,7 @@ class ResidentImagesHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         found = list(resident_datasets(runner.train_dataloader.dataset))
         if len(found) != 1:
             raise InputError(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmsalmask.checks import check_integer
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.errors import InputError
 from mmsalmask.registry import HOOKS
 from mmsalmask.visualization.gallery import Column, draw_columns, to_photos
@@ -34,7 +34,7 @@ class SlotGalleryHook(Hook):
         self.images = check_integer("images", images)
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if not hasattr(model, "mask_net"):
             raise InputError(
                 f"SlotGalleryHook draws the slots of ADIOS's mask net, and {type(model).__name__} "

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.dist import all_gather_object, broadcast, is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
@@ -17,6 +16,7 @@ from torch import nn
 
 from mmsalmask.checkpoint import is_high_pass, load_checkpoint, read_config, revive
 from mmsalmask.engine.autocast import wrappers_of
+from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.resume.log_files import cut_logs, log_sizes
 from mmsalmask.engine.resume.loops import EpochLoop, IterLoop
 from mmsalmask.engine.resume.plan import Plan, changes
@@ -172,7 +172,7 @@ class ExactRunner(Runner):
     @property
     def plain_model(self) -> nn.Module:
         """The model without the wrapper that joins processes."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        return unwrapped(self.model)
 
     def stop(self, signals: StopSignals) -> NoReturn:
         """Save what was trained so far, in all processes, and leave.

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch import distributed
 
 # Terminals send INT, schedulers TERM; Slurm can be told to send USR1 some minutes before TERM.
@@ -66,7 +67,7 @@ class StopSignals:
         numbers = _SIGNALS if here else ()
         self._before = {number: signal.signal(number, self._notice) for number in numbers}
         _replaced.update(self._before)
-        if _processes() > 1 and distributed.get_backend() != "gloo":
+        if get_world_size() > 1 and distributed.get_backend() != "gloo":
             self._group = distributed.new_group(backend="gloo")
         return self
 
@@ -95,7 +96,7 @@ class StopSignals:
 
         The processes meet on the CPU: the device goes on with its queue.
         """
-        if _processes() == 1:
+        if get_world_size() == 1:
             return self.noticed
         flag = torch.tensor([self.noticed], dtype=torch.uint8)
         distributed.all_reduce(flag, distributed.ReduceOp.MAX, self._group)
@@ -103,12 +104,8 @@ class StopSignals:
 
     def wait_for_all(self) -> None:
         """Return when every process has called it."""
-        if _processes() > 1:
+        if get_world_size() > 1:
             distributed.barrier(self._group)
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def keep_worker_alive(init: Callable[[int], None] | None) -> Callable[[int], None]:
