@@ -38,10 +38,12 @@ def place_of(error: BaseException) -> str:
 
     Empty where only libraries and this package were at work.
     """
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    main, paths = getattr(sys.modules.get("__main__"), "__file__", None), sysconfig.get_paths()
+    # "<" begins the names of code that lies in no file.
+    foreign = ("<", str(Path(__file__).parent), *(paths[name] for name in _LIBRARIES))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         started = frame.name == "<module>" and frame.filename == main
-        if not started and not frame.filename.startswith(_FOREIGN):
+        if not started and not frame.filename.startswith(foreign):
             file = Path(frame.filename)
             near = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
             inside = "" if frame.name == "<module>" else f" in {frame.name}"
@@ -49,10 +51,4 @@ def place_of(error: BaseException) -> str:
     return ""
 
 
-# Paths of code that is not the user's; "<" begins the names of code that lies in no file.
-_PATHS = sysconfig.get_paths()
-_FOREIGN = (
-    "<",
-    str(Path(__file__).parent),
-    *(_PATHS[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-)
+_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
