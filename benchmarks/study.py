@@ -137,6 +137,7 @@ RIVALS = {
         "high-pass filter, no masks",
         "high-pass filter, local crops anywhere",
         "high-pass filter, local crops near the centre",
+        "high-pass filter, local crops on what both views show",
     ),
     ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
     PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
@@ -191,6 +192,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "high-pass filter, local crops near the centre": (
         "mocov2-objectcrops-highpass",
         [f"{MASKER}.localizer.type=mmsalmask.CentrePriorSaliency"],
+    ),
+    "high-pass filter, local crops on what both views show": (
+        "mocov2-objectcrops-highpass",
+        [f"{MASKER}.localizer.type=mmsalmask.OverlapSaliency"],
     ),
     ONE_CROP: ("mocov2-objectcrops-highpass", [f"{MASKER}.local_crops=1"]),
     PLAIN_CROPS: ("mocov2-objectcrops", []),
