@@ -126,6 +126,8 @@ HELD_OUT = 0.1  # of the training photos, for --tune
 PER_CLASS = 30  # labelled photos of the set that is transferred to, as is usual for Caltech-101
 BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 NET_CROPS = "high-pass filter, local crops on the object by MobileNetV2"
+# Trained at commit cadda0e, whose localizer for it is not kept.
+OVERLAP_CROPS = "high-pass filter, local crops on what both views show"
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
 # Rows minus rows, by the name that the pairs have in the file of --json.
 PAIRS = {
@@ -139,6 +141,7 @@ PAIRS = {
             "high-pass filter, no masks",
             "high-pass filter, local crops anywhere",
             "high-pass filter, local crops near the centre",
+            OVERLAP_CROPS,
         ),
         ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
         PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
