@@ -705,7 +705,7 @@ def draw_curves(results: dict, picture: Path) -> None:
                 # Seeds of another machine may have been followed at other epochs.
                 epochs = points[0][0]
                 means = np.mean([np.interp(epochs, *each) for each in points], axis=0)
-                style = ("-", "--", ":")[min(number // len(colours), 2)]
+                style = ("-", "--", ":", "-.")[number // len(colours) % 4]
                 colour = colours[number % len(colours)]
                 axis.plot(epochs, means, style, color=colour, label=name, lw=1.4)
     for run in list(results.get(UNTRAINED, {}).values())[:1]:
