@@ -670,6 +670,12 @@ def test_a_child_moves_the_data_of_its_base_and_adds_to_its_imports(small, tmp_p
     assert cfg.val_dataloader.dataset.data_root == "/mine"
     cfg = load_config(str(child), {"data_root": "/other"})
     assert cfg.val_dataloader.dataset.data_root == "/other"
+    # One that writes its places itself has them.
+    own = tmp_path / "own.py"
+    val = "val_dataloader = dict(dataset=dict(data_root=data_root + '/photos'))"
+    own.write_text(f"_base_ = 'small.py'\ndata_root = 'data'\n{val}\n")
+    cfg = load_config(str(own))
+    assert cfg.val_dataloader.dataset.data_root == "data/photos"
     grandchild = tmp_path / "grandchild.py"
     grandchild.write_text("_base_ = 'child.py'\ncustom_imports = dict(imports=['json'])\n")
     child.write_text(f"{child.read_text()}custom_imports = dict(imports=['csv', 'json'])\n")

@@ -122,21 +122,33 @@ def _read(path: str) -> Config:
 def _joined(file: Path) -> Config:
     """A config with its bases.
 
-    A child's ``data_root`` takes the place of its base's wherever a dataset has that, and its
-    ``custom_imports`` are added to its base's; mmengine would replace a lone value and a list.
+    A child's ``data_root`` that nothing in the child reads takes the place of its base's wherever a
+    dataset has that, and its ``custom_imports`` are added to its base's; mmengine would replace a
+    lone value and a list.
     """
     cfg = _parsed(file)
     if not _replaces(file):
         return cfg
     below = [_parsed(base) for base in _lineage(file)]
-    for base in below:
-        if base.get("data_root") not in (None, cfg.get("data_root")):
-            _carry_data_root(cfg, base.data_root, cfg.data_root)
+    root = cfg.get("data_root")
+    if root and not any(_lies_in(root, cfg[key]) for key in cfg if key != "data_root"):
+        for base in below:
+            if base.get("data_root") is not None:
+                _carry_data_root(cfg, base.data_root, root)
     named = [each.custom_imports for each in (*below, cfg) if each.get("custom_imports")]
     lists = [[part.imports] if isinstance(part.imports, str) else part.imports for part in named]
     if lists:
         cfg.custom_imports.imports = list(dict.fromkeys(chain(*lists)))
     return cfg
+
+
+def _lies_in(folder: str, value: Any) -> bool:
+    """Whether a path in a nest of containers is a folder, or lies in it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(_lies_in(folder, part) for part in value)
+    return isinstance(value, str) and f"{value}/".startswith(f"{str(folder).rstrip('/')}/")
 
 
 def _replaces(file: Path) -> bool:
