@@ -5,8 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from mmsalmask.checkpoint import typed_parts
 from mmsalmask.commands import demo as command
 from mmsalmask.commands.demo import draw_curve
+from mmsalmask.config import load_config
 
 
 def write(work: Path, run: str, *lines: dict) -> None:
@@ -38,3 +40,9 @@ def test_the_minutes_are_those_of_all_calls(tmp_path, monkeypatch):
         write(work, run, {"step": step, "time": 1.5})
     (work / "last_checkpoint").write_text("x.pth")
     assert command.demo(tmp_path).minutes == 3
+
+
+def test_the_recipe_reads_the_folders_that_the_demo_draws():
+    config = load_config(str(command.CONFIG), {"data_root": "drawn"})
+    roots = {part["data_root"] for part in typed_parts(config.to_dict()) if "data_root" in part}
+    assert roots == {"drawn/train", "drawn/test"}
