@@ -21,7 +21,7 @@ from mmsalmask.api.recipes import dataset_config, find_recipe, fit_recipe
 from mmsalmask.api.run import Run
 from mmsalmask.checkpoint import load_checkpoint, typed_parts
 from mmsalmask.checks import check_integer, is_number
-from mmsalmask.config import load_config
+from mmsalmask.config import add_imports, load_config
 from mmsalmask.engine.launch import (
     build_runner,
     has_checkpoint,
@@ -186,22 +186,24 @@ def _import_own(config: Config) -> None:
     modules = {registered[name].__module__ for name in named if name in registered}
     known = "mmsalmask", "__main__"
     if own := sorted(name for name in modules if name.partition(".")[0] not in known):
-        before = (config.get("custom_imports") or {}).get("imports", [])
-        config.custom_imports = dict(imports=list(dict.fromkeys([*before, *own])))
+        add_imports(config, own)
 
 
 def _refuse_other_run(new: Config, old: Config, folder: Path) -> None:
-    trained = load_checkpoint(Run(folder).checkpoint, lazy=True)["meta"].get("epoch", 0)
-    # A finished run would train nothing of what is new.
-    finished = trained >= new.train_cfg.get("max_epochs", math.inf)
-    for key in ("model", "train_dataloader", *(["optim_wrapper"] if finished else [])):
+    for key in ("model", "train_dataloader", "optim_wrapper"):
         a, b = (_plain(config.get(key)) for config in (new, old))
-        if a != b:
+        # Another optimizer is for what is left to train.
+        if a != b and (key != "optim_wrapper" or _finished(new, folder)):
             different = next((part for part in a if a[part] != b.get(part)), "")
             raise InputError(
                 f"{folder} holds a run with another {key}.{different}: choose another folder, or "
                 "delete that folder"
             )
+
+
+def _finished(config: Config, folder: Path) -> bool:
+    trained = load_checkpoint(Run(folder).checkpoint, lazy=True)["meta"].get("epoch", 0)
+    return trained >= config.train_cfg.get("max_epochs", math.inf)
 
 
 def _plain(part: Any) -> Any:

@@ -8,8 +8,16 @@ anything is built, and named, with the nearest thing that exists:
 - :func:`check_config` compares every key and every ``type`` with what will receive it.
 """
 
+from mmsalmask.config.bases import add_imports
 from mmsalmask.config.checking import check_config
 from mmsalmask.config.reading import config_file, load_config, override
 from mmsalmask.config.values import optimizers
 
-__all__ = ["check_config", "config_file", "load_config", "optimizers", "override"]
+__all__ = [
+    "add_imports",
+    "check_config",
+    "config_file",
+    "load_config",
+    "optimizers",
+    "override",
+]

@@ -96,14 +96,16 @@ def check_config(cfg: Config) -> None:
     registry that will look it up, base classes included where ``**kwargs`` are handed on to them;
     the sections that mmengine reads itself (dataloaders, loops, ``env_cfg``, …) with what it reads.
     A top-level name that mmengine does not know is a user's helper variable, unless it looks like a
-    misspelling. Values that mmengine and torch would not check are checked
-    here (:mod:`mmsalmask.config.values`). An algorithm has to take the hard negatives and mixed
-    queries that the masker makes, and training has to last until each part of a schedule begins.
+    misspelling. Values that mmengine and torch would not check are checked here
+    (:mod:`mmsalmask.config.values`). An algorithm has to take the hard negatives and mixed queries
+    that the masker makes, and training has to last until each part of a schedule begins.
 
     Raises:
         InputError: With the dotted path of the first fault, and the nearest valid name or value.
     """
-    for key in set(cfg).difference(TOP_KEYS, TOOL_KEYS):
+    for key in cfg:
+        if key in (*TOP_KEYS, *TOOL_KEYS):
+            continue
         near = nearest(key, {k: k for k in TOP_KEYS if k not in cfg}, cutoff=0.85)
         near = near or nearest(key, {k: k for k in TOP_KEYS}, cutoff=0.88)
         if near:

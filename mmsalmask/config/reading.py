@@ -1,16 +1,13 @@
 """Reading a config file, and merging the options of the command line into it."""
 
-import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from mmsalmask.config.bases import carry_data_root, read_with_bases
 from mmsalmask.config.checking import TOOL_KEYS, TOP_KEYS, accepted_by
 from mmsalmask.config.spots import Spot, root_of, step, walk
 from mmsalmask.config.wording import ask, nearest
@@ -67,7 +64,7 @@ def override(cfg: Config, options: Mapping[str, Any]) -> Config:
     _refuse_nested_options(options)
     old_root = cfg.get("data_root")
     if "data_root" in options and old_root is not None:
-        _carry_data_root(cfg, old_root, options["data_root"])
+        carry_data_root(cfg, old_root, options["data_root"])
     # A new `type` decides which keys may stand beside and below it: types first, outer ones ahead.
     types = [key for key in options if key.rpartition(".")[2] == "type"]
     others = {key: value for key, value in options.items() if key not in types}
@@ -87,7 +84,7 @@ def _read(path: str) -> Config:
     if file.suffix not in (".py", ".yaml", ".yml", ".json"):
         raise InputError(f"'{path}' is no config file: its name must end in .py, .yaml or .json")
     try:
-        return _joined(file)
+        return read_with_bases(file)
     except ImportError as error:
         first = _deepest(error)
         where = place_of(first)
@@ -117,71 +114,6 @@ def _read(path: str) -> Config:
         file = (_files_being_read(error) or [path])[-1]
         told = f"{type(error).__name__}: {error}{place_of(error)}"
         raise InputError(f"config '{file}' cannot be read: {told}") from error
-
-
-def _joined(file: Path) -> Config:
-    """A config with its bases.
-
-    A child's ``data_root`` that nothing in the child reads takes the place of its base's wherever a
-    dataset has that, and its ``custom_imports`` are added to its base's; mmengine would replace a
-    lone value and a list.
-    """
-    cfg = _parsed(file)
-    if not _replaces(file):
-        return cfg
-    below = [_parsed(base) for base in _lineage(file)]
-    root = cfg.get("data_root")
-    if root and not any(_lies_in(root, cfg[key]) for key in cfg if key != "data_root"):
-        for base in below:
-            if base.get("data_root") is not None:
-                _carry_data_root(cfg, base.data_root, root)
-    named = [each.custom_imports for each in (*below, cfg) if each.get("custom_imports")]
-    lists = [[part.imports] if isinstance(part.imports, str) else part.imports for part in named]
-    if lists:
-        cfg.custom_imports.imports = list(dict.fromkeys(chain(*lists)))
-    return cfg
-
-
-def _lies_in(folder: str, value: Any) -> bool:
-    """Whether a path in a nest of containers is a folder, or lies in it."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return any(_lies_in(folder, part) for part in value)
-    return isinstance(value, str) and f"{value}/".startswith(f"{str(folder).rstrip('/')}/")
-
-
-def _replaces(file: Path) -> bool:
-    """Whether a config, or one of its bases, says anew what its own base may have said."""
-    bases = _bases(file)
-    own = re.compile(r"^(data_root|custom_imports)\b", re.MULTILINE)
-    return bool(bases) and (
-        own.search(file.read_text(encoding="utf-8")) is not None or any(map(_replaces, bases))
-    )
-
-
-def _lineage(file: Path) -> Iterator[Path]:
-    """The bases of a config, those that others build on first."""
-    for base in _bases(file):
-        yield from _lineage(base)
-        yield base
-
-
-def _bases(file: Path) -> list[Path]:
-    names = Config._get_base_files(str(file))
-    return [Path(Config._get_cfg_path(name, str(file))[0]) for name in names]
-
-
-def _parsed(file: Path) -> Config:
-    """The config of a file as mmengine reads it.
-
-    ``custom_imports`` may name what lies beside the config, or where one is.
-    """
-    with suppress(ImportError):
-        return Config.fromfile(str(file))
-    places = str(file.resolve().parent), os.getcwd()
-    sys.path += [place for place in places if place not in sys.path]
-    return Config.fromfile(str(file))
 
 
 def _deepest(error: BaseException) -> BaseException:
@@ -231,28 +163,6 @@ def _refuse_nested_options(options: Iterable[str]) -> None:
             outer = ".".join(parts[:end])
             if outer in options:
                 raise InputError(f"options '{outer}' and '{key}' contradict each other: give one")
-
-
-def _carry_data_root(cfg: Config, old: Any, new: Any) -> None:
-    folder = old.rstrip("/") if isinstance(old, str) else ""
-
-    def carry(value: Any) -> Any:
-        if isinstance(value, dict):
-            for key in value:
-                # An empty root is no name that could be recognised elsewhere.
-                moved = key == "data_root" and value[key] == old
-                value[key] = new if moved else carry(value[key])
-        elif isinstance(value, list | tuple):
-            return type(value)(carry(item) for item in value)
-        elif folder and isinstance(value, str) and value == old:
-            return new
-        elif folder and isinstance(value, str) and value.startswith(f"{folder}/"):
-            return str(new).rstrip("/") + value[len(folder) :]
-        return value
-
-    for key in cfg:
-        if key != "data_root":
-            cfg[key] = carry(cfg[key])
 
 
 def _check_option(cfg: Config, key: str) -> None:

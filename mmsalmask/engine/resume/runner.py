@@ -99,9 +99,9 @@ class ExactRunner(Runner):
         if not isinstance(loop, dict):
             return loop
         options = dict(loop)
-        by_epoch = options.pop("by_epoch", None)
+        usual = EpochBasedTrainLoop if options.pop("by_epoch", None) else IterBasedTrainLoop
         options.pop("_scope_", None)  # of a config inherited from another library
-        kind = options.pop("type", EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop)
+        kind = options.pop("type", None) or usual
         if kind not in _LOOPS:
             return super().build_train_loop(loop)
         return _LOOPS[kind](runner=self, dataloader=self._train_dataloader, **options)
