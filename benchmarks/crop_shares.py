@@ -8,17 +8,14 @@ other view of the photo lies, and on the true object, which no localizer can bea
 learned from ImageNet's labels and is downloaded (14 MB); it looks at whole photos, as for a cache.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from localizers import MOBILENET, trained_net, unpacked_photos
+from shares import measured
 from torch import Generator, Tensor
 
 from mmsalmask.augmentation.crops import crop_and_resize, random_boxes
 from mmsalmask.cli import report_errors
 from mmsalmask.masking.local_crops import local_crops
-from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import BoundaryPriorSaliency, CentrePriorSaliency, Frozen, cut
 
 SIDE, WINDOWS = 64, 2
@@ -79,23 +76,13 @@ def _cut(images: Tensor, boxes: Tensor) -> Tensor:
     return crop_and_resize(images, boxes, torch.zeros(len(boxes), dtype=torch.bool), SIDE)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+def main(draws: int, seed: int) -> dict:
     images, objects = unpacked_photos()
     net = Frozen(trained_net("mobilenet_v2", MOBILENET))
     maps = torch.cat([net(part) for part in images.split(20)])
-    found = measure(images, objects, maps, arguments.draws, arguments.seed)
-    for name, row in found.items():
-        print(name, row)
-    if arguments.json:
-        write_result(arguments.json, {**provenance(arguments.seed), "results": found})
-        print(f"written: {arguments.json}")
+    return measure(images, objects, maps, draws, seed)
 
 
 if __name__ == "__main__":
     with report_errors():
-        main()
+        measured(__doc__, main)

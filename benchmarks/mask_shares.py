@@ -6,16 +6,13 @@ Photos of coco-mini, their foreground by ``BoundaryPriorSaliency``; the shares a
 training logs (``query_masked_fg%`` and so on), with either choice of ``SaliencyMasker.shares``.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from localizers import unpacked_photos
+from shares import measured
 from torch import Tensor
 
 from mmsalmask.cli import report_errors
 from mmsalmask.masking import HighPassNoise, MeanFill, SaliencyMasker, mask_ratios
-from mmsalmask.provenance import provenance, write_result
 from mmsalmask.saliency import BoundaryPriorSaliency, Frozen, foreground, pool_to_grid
 
 GRIDS = (3, 7, 14)
@@ -49,21 +46,11 @@ def measure(saliency: Tensor, draws: int, seed: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+def main(draws: int, seed: int) -> list[dict]:
     images, _ = unpacked_photos()
-    rows = measure(Frozen(BoundaryPriorSaliency())(images), arguments.draws, arguments.seed)
-    for row in rows:
-        print(row)
-    if arguments.json:
-        write_result(arguments.json, {**provenance(arguments.seed), "results": rows})
-        print(f"written: {arguments.json}")
+    return measure(Frozen(BoundaryPriorSaliency())(images), draws, seed)
 
 
 if __name__ == "__main__":
     with report_errors():
-        main()
+        measured(__doc__, main)
