@@ -234,6 +234,20 @@ def test_importing_mmsalmask_imports_neither_torch_nor_mmengine():
     assert run_python(code) == "set()"
 
 
+@pytest.mark.parametrize("first", ["mmpretrain.models", "mmdet.models"])
+def test_mmdet_is_imported_for_detectors_alone_and_then_has_mmpretrains_layer(first):
+    code = f"""
+import sys
+import mmsalmask, {first}
+print("mmdet" in sys.modules)
+from mmdet.registry import MODELS
+layer = MODELS.get("ResLayerExtraNorm")
+import mmpretrain.models
+print(layer is mmpretrain.models.utils.ResLayerExtraNorm)
+"""
+    assert run_python(code).split() == [str(first == "mmdet.models"), "True"]
+
+
 @pytest.mark.parametrize("first", ["mmsalmask", "mmengine.config"])
 def test_config_scopes_are_known_whichever_is_imported_first(first):
     code = f"""
