@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmsalmask.data import ImageFolder
-from mmsalmask.evaluation.features import EncoderView, extract_features, load_backbone
+from mmsalmask.evaluation.features import EncoderView, bands_of, extract_features, load_backbone
 from mmsalmask.evaluation.labelled import CentreCrops
 
 
@@ -68,7 +68,8 @@ def embed(
         ``points`` (N lists of two), ``labels`` (N) and ``classes``, the names that labels index.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = ImageFolder(folder, [CentreCrops(size)], with_label=True, test_mode=True)
+    crops = [CentreCrops(size, bands_of(config))]
+    dataset = ImageFolder(folder, crops, with_label=True, test_mode=True)
     labels = np.array([dataset.get_data_info(i)["gt_label"] for i in range(len(dataset))])
     chosen = most_frequent(labels, classes, images)
     loader = DataLoader(dataset.get_subset(chosen.tolist()), batch_size=50)

@@ -12,6 +12,7 @@ from mmsalmask.api.encoder import Encoder
 from mmsalmask.api.reporting import _neighbours
 from mmsalmask.data.demo_bands import draw_band_set
 from mmsalmask.errors import InputError
+from mmsalmask.visualization.embedding import embed as layout_of
 
 
 def band_encoder(channels: int) -> Encoder:
@@ -48,6 +49,12 @@ def test_thirteen_bands_are_embedded_evaluated_and_diagnosed(tmp_path):
     assert sm.diagnose(encoder, tmp_path / "train", size=32, workers=0).images == 21
     assert "neighbours.png" in _neighbours(found, tmp_path / "page")  # pictures are left out
     assert len(found.map().axes[0].artists) == 0
+
+
+def test_the_layout_of_a_report_reads_all_bands(tmp_path):
+    draw_band_set(tmp_path, 4, ("disk", "bars"), size=32)
+    found = layout_of(band_encoder(13).config, "none", str(tmp_path / "train"), 32)
+    assert (len(found["points"]), found["classes"]) == (8, ["bars", "disk"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
