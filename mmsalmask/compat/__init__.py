@@ -74,18 +74,23 @@ def silence_pillow_backend(photometric) -> None:
     warnings.filterwarnings("ignore", message="Only use 'alpha' for pillow backend")
 
 
-def print_no_debugging(logging) -> None:
-    """mmengine prints even debugging messages of who has no logger: "Could not import OneDL"."""
+# What mmengine says of itself in every run.
+_OWN_AFFAIRS = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+def print_no_own_affairs(logging) -> None:
+    """mmengine warns of its own classes, and prints debugging: "Could not import OneDL"."""
     print_log = logging.print_log
-    if getattr(print_log, "prints_no_debugging", False):
+    if getattr(print_log, "prints_no_own_affairs", False):
         return
 
-    def print_more_than_debugging(msg, logger=None, level=INFO) -> None:
-        if logger is not None or level > DEBUG:
+    def print_others(msg, logger=None, level=INFO) -> None:
+        debugging = logger is None and level <= DEBUG
+        if not debugging and not str(msg).startswith(_OWN_AFFAIRS):
             print_log(msg, logger, level)
 
-    print_more_than_debugging.prints_no_debugging = True
-    logging.print_log = print_more_than_debugging
+    print_others.prints_no_own_affairs = True
+    logging.print_log = print_others
 
 
 def leave_multimodal_models_out(dependency) -> None:
@@ -155,7 +160,7 @@ AMENDMENTS = {
     "mmcv.image.photometric": silence_pillow_backend,
     "mmengine.config.utils": prepare_lookup,
     "mmengine.dist": import_optimizers_quietly,
-    "mmengine.logging": print_no_debugging,
+    "mmengine.logging": print_no_own_affairs,
     "mmengine.config.config": leave_own_configs_unmarked,
     "mmpretrain.utils.dependency": leave_multimodal_models_out,
     "mmpretrain.registry": leave_mmdet_alone,
@@ -197,8 +202,9 @@ def install() -> None:
     # OpenMP's threads spin while they wait for each other. Where loader workers or another job
     # share the cores, that made a training step seven times slower; torch reads this at its import.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # mmdet says so at its import, to all who do not want it.
+    # mmdet says so at its import, to all who do not want it, and torch in every run on a CPU.
     warnings.filterwarnings("ignore", message="faster_coco_eval is not installed")
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no")
     # Compared by name, because a reloaded package brings new classes of the same name.
     present = {type(finder).__qualname__ for finder in sys.meta_path}
     if OperatorFinder.__qualname__ not in present:

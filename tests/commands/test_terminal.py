@@ -71,6 +71,7 @@ def test_a_run_tells_what_trains_how_it_goes_and_what_comes_next(place, done):
     log = "".join(path.read_text() for path in (place / "run").glob("*/*.log"))
     for noise in NOISE:
         assert noise not in "".join(done)
+    assert " - WARNING - " not in log  # libraries warn of nothing that the user could change
     assert "System environment" in log
     assert "Hooks will be executed" in log
     assert log.count("Epoch(train)") == 6
