@@ -130,17 +130,17 @@ def cityscapes(folder: Path) -> Iterator[Finding]:
 
 
 def kitti(folder: Path) -> Iterator[Finding]:
-    drives = sorted(folder.glob("*/*_drive_*_sync"))
-    dates = {drive.parent for drive in drives}
-    without = sorted(str(d.relative_to(folder)) for d in dates if not (d / CALIBRATION).is_file())
-    problem = f"no {CALIBRATION} in {some_names(without)}" if without else ""
+    drives = sorted(folder.glob("????_??_??/*_drive_*_sync"))  # depth/ has drives of its own
+    files = {drive.parent / name for drive in drives for name in CALIBRATION}
+    missing = sorted(str(file.relative_to(folder)) for file in files if not file.is_file())
+    problem = f"there is no {some_names(missing)}" if missing else ""
     yield Finding("<date>/<date>_drive_<n>_sync", len(drives), 0, "" if drives else "none there")
-    yield Finding(f"<date>/{CALIBRATION}", len(dates) - len(without), 5, problem)
+    yield Finding("<date>/calib_{cam,velo}_to_cam.txt", len(files) - len(missing), 10, problem)
     yield count(folder, "*/*_drive_*_sync/image_0[23]/data/*.*", 0)
     yield count(folder, "*/*_drive_*_sync/velodyne_points/data/*.bin", 0)
 
 
-CALIBRATION = "calib_cam_to_cam.txt"
+CALIBRATION = ("calib_cam_to_cam.txt", "calib_velo_to_cam.txt")
 DATASETS = {
     "imagenet": Dataset(
         "imagenet",
