@@ -181,6 +181,7 @@ curl -L {FLOWERS}/imagelabels.mat -o {{folder}}/imagelabels.mat
         voc,
         f"""
 # the archives hold VOCdevkit/…
+mkdir -p {{root}}
 curl -L {VOC}/voc2007/VOCtrainval_06-Nov-2007.tar | tar -x -C {{root}}
 curl -L {VOC}/voc2007/VOCtest_06-Nov-2007.tar | tar -x -C {{root}}
 curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
@@ -191,6 +192,7 @@ curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
         "segmentation on VOC12aug",
         vocaug,
         f"""
+mkdir -p {{root}}
 curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
 curl -L http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/\
 benchmark.tgz | tar -xz

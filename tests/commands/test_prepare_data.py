@@ -112,6 +112,7 @@ def test_commands_have_no_field_left_open():
         assert "F" in commands or "R" in commands, name
         assert "{folder}" not in commands
         assert "{root}" not in commands
+        assert "tar -x -C R" not in commands or "mkdir -p R\n" in commands, "tar makes no folder"
 
 
 @pytest.mark.parametrize(
