@@ -53,8 +53,7 @@ class LabelledTask(Task):
     def check(self) -> dict[str, int]:
         train, test, per_class = self.root, None, None
         if link := _LINKS.get(self.dataset):
-            links = self.folder.parent / "links" / self.dataset.name
-            train, test = links / "train", links / "test"
+            train, test = self.folder / "links" / "train", self.folder / "links" / "test"
             link(self.root, train, test)
         else:
             per_class = self.setting.train_per_class
