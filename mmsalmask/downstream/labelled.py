@@ -91,6 +91,8 @@ def _link_flowers102(root: Path, train: Path, test: Path) -> None:
 
 
 def _link_once(link: Path, target: Path) -> None:
+    if not target.exists():
+        raise InputError(f"there is no {target}: complete the data, see `mmsalmask data`")
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)

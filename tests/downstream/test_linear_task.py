@@ -33,6 +33,10 @@ def test_imagenet100_and_flowers102_are_linked_as_folders_of_classes(tmp_path):
     assert task.check() == {"train_images": 100, "test_images": 100}
     assert task.words == [f"--{side}={links / side}" for side in ("train", "test")]
     assert task.shown == links / "test"
+    for split in ("train", "val"):
+        (tmp_path / "imagenet" / split / "n02869837").rename(tmp_path / split)
+    with pytest.raises(InputError, match=r"there is no .*n02869837: complete the data"):
+        task.check()
 
     flowers = tmp_path / "flowers102"
     for i in range(1, 7):
@@ -41,6 +45,10 @@ def test_imagenet100_and_flowers102_are_linked_as_folders_of_classes(tmp_path):
     savemat(flowers / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
     for _ in range(2):  # the second time over the links of the first
         assert small(FLOWERS102, tmp_path).check() == {"train_images": 4, "test_images": 2}
+    image = flowers / "jpg" / "image_00006.jpg"
+    image.rename(tmp_path / "lost.jpg")
+    with pytest.raises(InputError, match=r"there is no .*image_00006\.jpg: complete the data"):
+        small(FLOWERS102, tmp_path).check()
     first = tmp_path / "out" / "linear-flowers102" / "links" / "train" / "000"
     assert sorted(path.name for path in first.iterdir()) == ["image_00001.jpg", "image_00003.jpg"]
     (flowers / "setid.mat").unlink()
