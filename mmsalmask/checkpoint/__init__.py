@@ -1,6 +1,11 @@
 """Checkpoint files: read without running code from them, find the backbone, write it for others."""
 
-from mmsalmask.checkpoint.checks import check_complete, check_matches, check_start
+from mmsalmask.checkpoint.checks import (
+    check_complete,
+    check_matches,
+    check_start,
+    check_style,
+)
 from mmsalmask.checkpoint.layouts import Found, backbone_state, find_backbone
 from mmsalmask.checkpoint.loading import load_checkpoint, local_file, revive
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
@@ -23,6 +28,7 @@ __all__ = [
     "check_complete",
     "check_matches",
     "check_start",
+    "check_style",
     "config_of",
     "describe",
     "find_backbone",

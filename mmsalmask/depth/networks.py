@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models import ResNet
 from torch import Tensor, nn
 
-from mmsalmask.checkpoint import backbone_state, check_matches, load_checkpoint
+from mmsalmask.checkpoint import backbone_state, check_matches, check_style, load_checkpoint
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 
@@ -75,7 +75,9 @@ class ResNetPyramid(ResNet):
             super().init_weights()
             return
         path = self.init_cfg["checkpoint"]
-        state = backbone_state(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        check_style(self, checkpoint, str(path))
+        state = backbone_state(checkpoint)
         first = "stem.0.conv.weight" if self.deep_stem else "conv1.weight"
         weight = state.get(first)
         wanted = self.state_dict()[first].shape[1]

@@ -96,6 +96,10 @@ def test_encoder_starts_from_an_exported_backbone_or_a_pretraining_checkpoint(tm
             assert torch.equal(own[name], value)
     with pytest.raises(InputError, match="another architecture"):
         monodepth(encoder=resnet(width=16, init_cfg=dict(type="Pretrained", checkpoint=str(whole))))
+    meta = {"naming": "openmmlab", "style": "caffe"}
+    torch.save({"state_dict": trained.state_dict(), "meta": meta}, exported)
+    with pytest.raises(InputError, match="of style 'caffe', this ResNetPyramid one of style 'py"):
+        monodepth(encoder=resnet(init_cfg=dict(type="Pretrained", checkpoint=str(exported))))
 
 
 def test_two_stacked_images_give_what_a_pretrained_encoder_gave_for_one(tmp_path):
