@@ -19,7 +19,7 @@ from mmsalmask.checkpoint.origin import (
     view_size,
     warn_if_filter_differs,
 )
-from mmsalmask.checkpoint.writing import Naming, save_backbone
+from mmsalmask.checkpoint.writing import Naming, export_file, save_backbone
 
 __all__ = [
     "Found",
@@ -31,6 +31,7 @@ __all__ = [
     "check_style",
     "config_of",
     "describe",
+    "export_file",
     "find_backbone",
     "is_high_pass",
     "load_checkpoint",
