@@ -7,6 +7,8 @@ jittered. A ``mmsalmask.HighPassFilter`` just before PackFrames is all that an e
 on high-pass filtered images needs; it changes ``img`` alone.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -61,10 +63,11 @@ class ResizeFrames(BaseTransform):
     """
 
     def __init__(self, scale: tuple[int, int]) -> None:
-        if len(scale) != 2 or any(side < 64 or side % 32 for side in scale):
+        pair = isinstance(scale, Sequence) and len(scale) == 2
+        if not pair or any(side < 64 or side % 32 for side in scale):
             raise InputError(
                 "the scale of ResizeFrames is (width, height), both multiples of 32 from 64 up, "
-                f"got {tuple(scale)}"
+                f"got {scale}"
             )
         self.scale = tuple(scale)
 

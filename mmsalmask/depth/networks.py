@@ -179,12 +179,11 @@ class PoseNet(BaseModule):
 
     def __init__(self, encoder: dict, channels: int = 256, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        self.encoder = MODELS.build({"in_channels": 6, **encoder})
-        if self.encoder.conv1.in_channels != 6:
+        if (in_channels := encoder.get("in_channels", 6)) != 6:
             raise InputError(
-                f"PoseNet stacks two RGB frames: its encoder needs in_channels=6, not "
-                f"{self.encoder.conv1.in_channels}"
+                f"PoseNet stacks two RGB frames: its encoder needs in_channels=6, not {in_channels}"
             )
+        self.encoder = MODELS.build({**encoder, "in_channels": 6})
         self.head = nn.Sequential(
             nn.Conv2d(self.encoder.channels[-1], channels, 1),
             nn.ReLU(inplace=True),

@@ -369,8 +369,9 @@ def test_high_pass_filter_is_one_switch_for_the_encoder_alone(rendered):
 
 
 def test_impossible_transforms_are_refused():
-    with pytest.raises(InputError, match="both multiples of 32"):
-        ResizeFrames((100, 64))
+    for scale in ((100, 64), 128):
+        with pytest.raises(InputError, match="both multiples of 32"):
+            ResizeFrames(scale)
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
         FlipFrames(2)
     with pytest.raises(InputError, match=r"in \[0, 0\.5\]"):

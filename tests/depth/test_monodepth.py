@@ -205,6 +205,8 @@ def test_published_sizes():
     ]  # fmt: skip
     with pytest.raises(InputError, match="in_channels=6"):
         PoseNet(dict(type="mmsalmask.ResNetPyramid", depth=18, in_channels=3))
+    deep = PoseNet(dict(type="mmsalmask.ResNetPyramid", depth=18, deep_stem=True))
+    assert deep(*torch.rand(2, 1, 3, 64, 64))[0].shape == (1, 3)
 
 
 # ---------------------------------------------------------------------------------------- motions
