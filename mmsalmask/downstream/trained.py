@@ -116,8 +116,6 @@ def count_images(config: Config) -> dict[str, int]:
     check_data_paths(config, ("train_dataloader", "test_dataloader"))
     try:
         train, test = ({*image_paths(config, loader)} for loader in ("train", "test"))
-        for path in train | test:
-            file_identity(path)  # raises if there is no such file
     except InputError:
         raise
     except (OSError, ValueError, LookupError, SyntaxError, AssertionError) as error:
@@ -130,9 +128,17 @@ def count_images(config: Config) -> dict[str, int]:
 
 
 def image_paths(config: Config, loader: str) -> list[str]:
-    """Paths of the images that the ``train`` or ``test`` loader of a config reads, in order."""
+    """Paths of the images that the ``train`` or ``test`` loader of a config reads, in order.
+
+    Raises:
+        OSError: one of them, or its map of classes, is not there.
+    """
     parts = base_datasets(build_dataset(config, loader))
-    return [part.get_data_info(i)["img_path"] for part in parts for i in range(len(part))]
+    infos = [part.get_data_info(i) for part in parts for i in range(len(part))]
+    for info in infos:
+        for path in filter(None, map(info.get, ("img_path", "seg_map_path"))):
+            file_identity(path)
+    return [info["img_path"] for info in infos]
 
 
 def build_dataset(config: Config, loader: str) -> Dataset:
