@@ -80,9 +80,9 @@ def imagenet(folder: Path) -> Iterator[Finding]:
     ids = ImageNet100.METAINFO["classes"]
     for split, wanted in (("train", 0), ("val", 5000)):
         missing = [name for name in ids if not (folder / split / name).is_dir()]
-        images = sum(1 for name in ids for _ in (folder / split / name).glob("*.JPEG"))
+        images = sum(1 for name in ids for _ in (folder / split / name).glob("*.*"))
         problem = f"no folder for {len(missing)} of 100 classes: {some_names(missing)}"
-        yield Finding(f"{split}/<the 100 ids>/*.JPEG", images, wanted, problem if missing else "")
+        yield Finding(f"{split}/<the 100 ids>/*", images, wanted, problem if missing else "")
 
 
 def caltech101(folder: Path) -> Iterator[Finding]:

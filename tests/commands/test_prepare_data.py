@@ -29,7 +29,7 @@ def root(tmp_path) -> Path:
             (tmp_path / home / f"ImageSets/Main/{split}.txt").write_text(f"{name}\n")
     for split in ("train", "val"):
         for wnid in ImageNet100.METAINFO["classes"][1:]:
-            touch(tmp_path, f"imagenet/{split}/{wnid}/1.JPEG")
+            touch(tmp_path, f"imagenet/{split}/{wnid}/1.{'JPEG' if split == 'train' else 'jpg'}")
     return tmp_path
 
 
