@@ -135,7 +135,26 @@ def dino(net: nn.Module, other: nn.Module) -> dict:
     return {**nets, "epoch": 800, "args": argparse.Namespace(arch="resnet50")}
 
 
+def tutorial(net: nn.Module, other: nn.Module) -> dict:
+    """As PyTorch's tutorials save a model beside its optimizer."""
+    return {"epoch": 3, "model_state_dict": net.state_dict(), "optimizer_state_dict": {}}
+
+
+def parallel_backbone(net: nn.Module, other: nn.Module) -> dict:
+    """DataParallel around the backbone alone."""
+    state = prefixed("backbone.", nn.DataParallel(net).state_dict()) | mlp("projection_head")
+    return {"state_dict": state}
+
+
+def compiled_backbone(net: nn.Module, other: nn.Module) -> dict:
+    state = prefixed("module.encoder_q._orig_mod.", {**trunk(net), **mlp("fc")})
+    return {"state_dict": state | prefixed("module.encoder_k._orig_mod.", trunk(other))}
+
+
 LAYOUTS = {
+    tutorial: ("torchvision", ["fc"]),
+    parallel_backbone: ("lightly", ["backbone", "projection_head"]),
+    compiled_backbone: ("MoCo", ["encoder_k", "encoder_q"]),
     moco: ("MoCo", ["encoder_k", "encoder_q", "queue", "queue_ptr"]),
     moco_v3: ("MoCo v3", ["base_encoder", "momentum_encoder", "predictor"]),
     simsiam: ("SimSiam", ["encoder", "predictor"]),

@@ -11,15 +11,7 @@ from torch import Tensor, nn
 from mmsalmask.api.encoder import Encoder, working
 from mmsalmask.api.models import as_encoder
 from mmsalmask.api.run import Run
-from mmsalmask.checkpoint import (
-    check_complete,
-    config_of,
-    describe,
-    find_backbone,
-    load_checkpoint,
-    local_file,
-    save_backbone,
-)
+from mmsalmask.checkpoint import export_file, local_file
 from mmsalmask.errors import InputError
 from mmsalmask.files import write_atomically
 
@@ -79,17 +71,7 @@ def export(
     )
     if file.exists() and file.samefile(source):
         raise InputError(f"{file} is the checkpoint itself: name another file")
-    content = load_checkpoint(source)
-    found = find_backbone(content)
-    backbone = (config_of(content).get("model") or {}).get("backbone")
-    check_complete(found.state, backbone, str(source))
-    facts = describe(content, source)
-    if format in ("torchvision", "timm") and facts["style"] == "caffe":
-        raise InputError(
-            f"a ResNet of style 'caffe' has its stride in other layers than {format}'s ResNet: its "
-            "weights would fit and compute something else"
-        )
-    save_backbone(found.state, file, "openmmlab" if format == "mmpretrain" else format, facts)
+    export_file(source, file, "openmmlab" if format == "mmpretrain" else format)
     return file
 
 

@@ -1,6 +1,11 @@
 """Checkpoint files: read without running code from them, find the backbone, write it for others."""
 
-from mmsalmask.checkpoint.checks import check_complete, check_matches, check_start
+from mmsalmask.checkpoint.checks import (
+    check_complete,
+    check_matches,
+    check_start,
+    check_style,
+)
 from mmsalmask.checkpoint.layouts import Found, backbone_state, find_backbone
 from mmsalmask.checkpoint.loading import load_checkpoint, local_file, revive
 from mmsalmask.checkpoint.names import to_detectron2, to_torchvision
@@ -14,7 +19,7 @@ from mmsalmask.checkpoint.origin import (
     view_size,
     warn_if_filter_differs,
 )
-from mmsalmask.checkpoint.writing import Naming, save_backbone
+from mmsalmask.checkpoint.writing import Naming, export_file, save_backbone
 
 __all__ = [
     "Found",
@@ -23,8 +28,10 @@ __all__ = [
     "check_complete",
     "check_matches",
     "check_start",
+    "check_style",
     "config_of",
     "describe",
+    "export_file",
     "find_backbone",
     "is_high_pass",
     "load_checkpoint",

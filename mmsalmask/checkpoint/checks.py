@@ -159,13 +159,25 @@ def check_start(modules: Iterable[nn.Module], checkpoint: Mapping[str, Any], nam
     _refuse_mismatch(
         wanted, own, name, f"this {whose}", required=detectron2_name if resnet else bool
     )
-    style = meta_of(checkpoint).get("style")
     for module in modules:
-        if style in ("pytorch", "caffe") and getattr(module, "style", style) != style:
-            raise InputError(
-                f"{name} is a ResNet of style '{style}', this {type(module).__name__} one of style "
-                f"'{module.style}': the weights would fit and compute something else"
-            )
+        check_style(module, checkpoint, name)
+
+
+def check_style(module: nn.Module, checkpoint: Mapping[str, Any], name: str) -> None:
+    """Raise where an exported ResNet has its strides in other layers than the module.
+
+    Args:
+        checkpoint, name: as for :func:`check_start`.
+
+    Raises:
+        InputError: for another style.
+    """
+    style = meta_of(checkpoint).get("style")
+    if style in ("pytorch", "caffe") and getattr(module, "style", style) != style:
+        raise InputError(
+            f"{name} is a ResNet of style '{style}', this {type(module).__name__} one of style "
+            f"'{module.style}': the weights would fit and compute something else"
+        )
 
 
 def _within_more(checkpoint: Mapping[str, Any]) -> bool:

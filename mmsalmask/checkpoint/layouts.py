@@ -10,10 +10,13 @@ from torch import Tensor
 from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.errors import InputError, some_names
 
-# Where the weights lie in a file that holds more; DINO's teacher is the net that it evaluates.
-_CONTAINERS = ("state_dict", "model", "teacher")
-# What distributed training, torch.compile and Lightning modules put before every name.
+# Where the weights lie in a file that holds more; DINO's teacher is the net that it evaluates, and
+# PyTorch's tutorials save a model_state_dict.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "teacher")
+# What distributed training, torch.compile and Lightning modules put before every name; the first
+# two also where the backbone alone is wrapped.
 _WRAPPERS = re.compile(r"(module|_orig_mod|model)\.")
+_INNER_WRAPPERS = re.compile(r"(module|_orig_mod)\.")
 _RESNET = re.compile(r"(conv1|bn1|stem|layer\d)\.")
 # What stands behind the features of a ResNet: MoCo keeps its neck in fc, SwAV beside it.
 _HEADS = re.compile(r"(fc|head|classifier|projector|projection_head|predictor|prototypes)\.")
@@ -110,15 +113,17 @@ def find_backbone(checkpoint: Mapping[str, Any]) -> Found:
         inside = {name: value for name, value in state.items() if name.startswith(prefix)}
         if not inside or (beside and not tops.intersection(beside)):
             continue
-        names = _mmpretrain_names([name.removeprefix(prefix) for name in inside], prefix)
-        taken = {name: prefix + given for given, name in names.items()}
+        own = {name.removeprefix(prefix): value for name, value in inside.items()}
+        own, inner = _unwrap(own, _INNER_WRAPPERS)
+        names = _mmpretrain_names(list(own), prefix)
+        taken = {name: prefix + inner + given for given, name in names.items()}
         backbone = {name: inside[given] for name, given in taken.items()}
         if not _all_tensors(backbone):
             continue
         _refuse_other_resnets(backbone)
         left_over = [name for name in state if name not in set(taken.values())]
         whose = "DINO" if container == "teacher" else whose
-        return Found(backbone, whose, wrapper + prefix, left_over)
+        return Found(backbone, whose, wrapper + prefix + inner, left_over)
     tops = sorted({str(name).partition(".")[0] for name in weights})
     raise InputError(
         "the checkpoint holds no backbone: its keys begin with "
@@ -134,11 +139,13 @@ def _weights(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return (dict(inner) if isinstance(inner, Mapping) else {}), container
 
 
-def _unwrap(weights: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _unwrap(
+    weights: Mapping[str, Any], wrappers: re.Pattern[str] = _WRAPPERS
+) -> tuple[dict[str, Any], str]:
     """A state dict without the prefix that wrappers put before every name, and that prefix."""
     state = {name: value for name, value in weights.items() if isinstance(name, str)}
     removed = ""
-    while state and (wrapper := _WRAPPERS.match(next(iter(state)))):
+    while state and (wrapper := wrappers.match(next(iter(state)))):
         if not all(name.startswith(wrapper[0]) for name in state):
             break
         state = {name.removeprefix(wrapper[0]): value for name, value in state.items()}

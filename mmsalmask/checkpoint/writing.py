@@ -10,11 +10,39 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from mmsalmask.checkpoint.checks import check_complete
+from mmsalmask.checkpoint.layouts import Found, find_backbone
+from mmsalmask.checkpoint.loading import load_checkpoint
 from mmsalmask.checkpoint.names import to_detectron2, to_timm, to_torchvision
+from mmsalmask.checkpoint.origin import config_of, describe
 from mmsalmask.errors import InputError, some_names
 from mmsalmask.files import write_atomically
 
 Naming = Literal["openmmlab", "torchvision", "timm", "detectron2"]
+
+
+def export_file(
+    source: Path, file: Path, naming: Naming
+) -> tuple[Found, dict[str, str], dict[str, Tensor]]:
+    """Take the backbone out of a checkpoint's file and write it into another.
+
+    Returns:
+        What was found, its facts as :func:`describe` gives them, and the tensors as written.
+
+    Raises:
+        InputError: there is no backbone, or a part of one, or it does not fit the names or file.
+    """
+    content = load_checkpoint(source)
+    found = find_backbone(content)
+    backbone = (config_of(content).get("model") or {}).get("backbone")
+    check_complete(found.state, backbone, str(source))
+    facts = describe(content, source)
+    if naming in ("torchvision", "timm") and facts["style"] == "caffe":
+        raise InputError(
+            f"a ResNet of style 'caffe' has its stride in other layers than {naming}'s ResNet: its "
+            "weights would fit and compute something else"
+        )
+    return found, facts, save_backbone(found.state, file, naming, facts)
 
 
 def save_backbone(

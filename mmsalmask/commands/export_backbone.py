@@ -12,15 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmsalmask.checkpoint import (
-    check_complete,
-    config_of,
-    describe,
-    find_backbone,
-    load_checkpoint,
-    local_file,
-    save_backbone,
-)
+from mmsalmask.checkpoint import export_file, local_file
 from mmsalmask.cli import Parser, report_errors
 from mmsalmask.errors import InputError
 
@@ -49,16 +41,7 @@ def export_backbone(
     """
     source = local_file(checkpoint)
     out = choose_output(source, checkpoint, out, format, force)
-    content = load_checkpoint(source)
-    found = find_backbone(content)
-    check_complete(found.state, (config_of(content).get("model") or {}).get("backbone"), source)
-    facts = describe(content, source)
-    if format == "torchvision" and facts["style"] == "caffe":
-        raise InputError(
-            "a ResNet of style 'caffe' has its stride in other layers than torchvision's ResNet: "
-            "its weights would fit and compute something else"
-        )
-    written = save_backbone(found.state, out, format, facts)
+    found, facts, written = export_file(source, out, format)
     under = f" under {found.prefix}" if found.prefix else ""
     return "\n".join(
         [

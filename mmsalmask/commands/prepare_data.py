@@ -80,9 +80,9 @@ def imagenet(folder: Path) -> Iterator[Finding]:
     ids = ImageNet100.METAINFO["classes"]
     for split, wanted in (("train", 0), ("val", 5000)):
         missing = [name for name in ids if not (folder / split / name).is_dir()]
-        images = sum(1 for name in ids for _ in (folder / split / name).glob("*.JPEG"))
+        images = sum(1 for name in ids for _ in (folder / split / name).glob("*.*"))
         problem = f"no folder for {len(missing)} of 100 classes: {some_names(missing)}"
-        yield Finding(f"{split}/<the 100 ids>/*.JPEG", images, wanted, problem if missing else "")
+        yield Finding(f"{split}/<the 100 ids>/*", images, wanted, problem if missing else "")
 
 
 def caltech101(folder: Path) -> Iterator[Finding]:
@@ -130,17 +130,17 @@ def cityscapes(folder: Path) -> Iterator[Finding]:
 
 
 def kitti(folder: Path) -> Iterator[Finding]:
-    drives = sorted(folder.glob("*/*_drive_*_sync"))
-    dates = {drive.parent for drive in drives}
-    without = sorted(str(d.relative_to(folder)) for d in dates if not (d / CALIBRATION).is_file())
-    problem = f"no {CALIBRATION} in {some_names(without)}" if without else ""
+    drives = sorted(folder.glob("????_??_??/*_drive_*_sync"))  # depth/ has drives of its own
+    files = {drive.parent / name for drive in drives for name in CALIBRATION}
+    missing = sorted(str(file.relative_to(folder)) for file in files if not file.is_file())
+    problem = f"there is no {some_names(missing)}" if missing else ""
     yield Finding("<date>/<date>_drive_<n>_sync", len(drives), 0, "" if drives else "none there")
-    yield Finding(f"<date>/{CALIBRATION}", len(dates) - len(without), 5, problem)
+    yield Finding("<date>/calib_{cam,velo}_to_cam.txt", len(files) - len(missing), 10, problem)
     yield count(folder, "*/*_drive_*_sync/image_0[23]/data/*.*", 0)
     yield count(folder, "*/*_drive_*_sync/velodyne_points/data/*.bin", 0)
 
 
-CALIBRATION = "calib_cam_to_cam.txt"
+CALIBRATION = ("calib_cam_to_cam.txt", "calib_velo_to_cam.txt")
 DATASETS = {
     "imagenet": Dataset(
         "imagenet",
@@ -181,6 +181,7 @@ curl -L {FLOWERS}/imagelabels.mat -o {{folder}}/imagelabels.mat
         voc,
         f"""
 # the archives hold VOCdevkit/…
+mkdir -p {{root}}
 curl -L {VOC}/voc2007/VOCtrainval_06-Nov-2007.tar | tar -x -C {{root}}
 curl -L {VOC}/voc2007/VOCtest_06-Nov-2007.tar | tar -x -C {{root}}
 curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
@@ -191,6 +192,7 @@ curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
         "segmentation on VOC12aug",
         vocaug,
         f"""
+mkdir -p {{root}}
 curl -L {VOC}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{root}}
 curl -L http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/\
 benchmark.tgz | tar -xz

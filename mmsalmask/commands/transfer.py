@@ -116,6 +116,8 @@ def transfer(
     out = found.file.parent
     setting = Setting(found, folders, out, schedule, train_per_class, seed)
     planned, skipped = plan(setting, tasks, Path(data_root))
+    # One backbone to a folder: its file and its report are there, whatever the tasks.
+    jobs.claim(out, {"source_sha256": found.facts["source_sha256"]})
     for task in planned.values():
         jobs.claim(task.folder, task.identity())
     save_backbone(found.state, found.file, "openmmlab", found.facts)

@@ -7,6 +7,8 @@ jittered. A ``mmsalmask.HighPassFilter`` just before PackFrames is all that an e
 on high-pass filtered images needs; it changes ``img`` alone.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -61,10 +63,11 @@ class ResizeFrames(BaseTransform):
     """
 
     def __init__(self, scale: tuple[int, int]) -> None:
-        if len(scale) != 2 or any(side < 64 or side % 32 for side in scale):
+        pair = isinstance(scale, Sequence) and len(scale) == 2
+        if not pair or any(side < 64 or side % 32 for side in scale):
             raise InputError(
                 "the scale of ResizeFrames is (width, height), both multiples of 32 from 64 up, "
-                f"got {tuple(scale)}"
+                f"got {scale}"
             )
         self.scale = tuple(scale)
 
@@ -174,8 +177,8 @@ class PackFrames(BaseTransform):
     """Turn what the pipeline made into what ``mmsalmask.DepthDataPreprocessor`` takes.
 
     ``inputs`` holds ``img`` (3, H, W), the intrinsics K (3, 3) float32 in pixels, and with
-    neighbours ``frames`` (jittered) and ``plain``, both (3, 3, H, W) uint8. With a true depth or
-    true motions there is a data sample with ``gt_depth`` (H', W') and ``gt_motions`` (2, 4, 4).
+    neighbours ``frames`` (jittered) and ``plain``, both (3, 3, H, W) uint8. ``data_samples`` has,
+    where they are loaded, the true ``gt_depth`` (H', W') and ``gt_motions`` (2, 4, 4).
     """
 
     def transform(self, results: dict) -> dict:
@@ -196,16 +199,13 @@ class PackFrames(BaseTransform):
             inputs["frames"] = (
                 plain if jittered is None else torch.stack([_to_tensor(f) for f in jittered])
             )
-        packed = {"inputs": inputs}
-        if "depth" in results or "motions" in results:
-            sample = BaseDataElement(metainfo={"img_path": results["img_path"]})
-            if "depth" in results:
-                sample.set_field(torch.from_numpy(results["depth"]), "gt_depth")
-            if "motions" in results:
-                motions = torch.from_numpy(np.asarray(results["motions"], dtype=np.float32))
-                sample.set_field(motions, "gt_motions")
-            packed["data_samples"] = sample
-        return packed
+        sample = BaseDataElement(metainfo={"img_path": results["img_path"]})
+        if "depth" in results:
+            sample.set_field(torch.from_numpy(results["depth"]), "gt_depth")
+        if "motions" in results:
+            motions = torch.from_numpy(np.asarray(results["motions"], dtype=np.float32))
+            sample.set_field(motions, "gt_motions")
+        return {"inputs": inputs, "data_samples": sample}
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 from mmsalmask.data.loading import BrokenImage
 from mmsalmask.errors import InputError
 
-_DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_(sync|extract)")
+# Not "_extract", the same drives unrectified: they would bring test drives into training.
+_DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 # Metres a second below which neighbours show nearly the same picture; oxts column of the forward
 # velocity.
 _STANDING = 0.5

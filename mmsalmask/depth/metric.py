@@ -104,7 +104,9 @@ def depth_errors(
     return torch.stack(figures, dim=1), factor
 
 
-def constant_depth_errors(truth: Tensor, crop: bool = True, farthest: float = 80.0) -> Tensor:
+def constant_depth_errors(
+    truth: Tensor, nearest: float = 1e-3, farthest: float = 80.0, crop: bool = True
+) -> Tensor:
     """AbsRel (N,) of the best constant depth for each image: what a network must beat.
 
     Mean |c/t − 1| over the valid pixels is least where c is a median of the truth in which every
@@ -112,9 +114,9 @@ def constant_depth_errors(truth: Tensor, crop: bool = True, farthest: float = 80
 
     Args:
         truth: (N, H, W) in metres, 0 where unknown.
-        crop, farthest: as in :func:`depth_errors`.
+        nearest, farthest, crop: as in :func:`depth_errors`.
     """
-    valid = valid_pixels(truth, 1e-3, farthest, crop).flatten(1)
+    valid = valid_pixels(truth, nearest, farthest, crop).flatten(1)
     truth = truth.double().flatten(1)
     ordered = truth.masked_fill(~valid, torch.inf).sort(1).values
     weight = torch.where(ordered.isinf(), torch.zeros_like(ordered), 1 / ordered).cumsum(1)
@@ -179,15 +181,9 @@ class DepthMetric(BaseMetric):
             inverse = F.interpolate(
                 inverse[:, None], truth.shape[-2:], mode="bilinear", align_corners=False
             )[:, 0]
-            figures, factor = depth_errors(
-                1 / inverse,
-                truth,
-                self.nearest,
-                self.farthest,
-                self.crop,
-                self.median_scaling,
-            )
-            constant = constant_depth_errors(truth, self.crop, self.farthest)
+            counted = (self.nearest, self.farthest, self.crop)
+            figures, factor = depth_errors(1 / inverse, truth, *counted, self.median_scaling)
+            constant = constant_depth_errors(truth, *counted)
             rows = torch.cat([figures, factor[:, None], constant[:, None]], dim=1)
             self.results.extend(rows.cpu())
 

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models import ResNet
 from torch import Tensor, nn
 
-from mmsalmask.checkpoint import backbone_state, check_matches, load_checkpoint
+from mmsalmask.checkpoint import backbone_state, check_matches, check_style, load_checkpoint
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
 
@@ -75,7 +75,9 @@ class ResNetPyramid(ResNet):
             super().init_weights()
             return
         path = self.init_cfg["checkpoint"]
-        state = backbone_state(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        check_style(self, checkpoint, str(path))
+        state = backbone_state(checkpoint)
         first = "stem.0.conv.weight" if self.deep_stem else "conv1.weight"
         weight = state.get(first)
         wanted = self.state_dict()[first].shape[1]
@@ -177,12 +179,11 @@ class PoseNet(BaseModule):
 
     def __init__(self, encoder: dict, channels: int = 256, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        self.encoder = MODELS.build({"in_channels": 6, **encoder})
-        if self.encoder.conv1.in_channels != 6:
+        if (in_channels := encoder.get("in_channels", 6)) != 6:
             raise InputError(
-                f"PoseNet stacks two RGB frames: its encoder needs in_channels=6, not "
-                f"{self.encoder.conv1.in_channels}"
+                f"PoseNet stacks two RGB frames: its encoder needs in_channels=6, not {in_channels}"
             )
+        self.encoder = MODELS.build({**encoder, "in_channels": 6})
         self.head = nn.Sequential(
             nn.Conv2d(self.encoder.channels[-1], channels, 1),
             nn.ReLU(inplace=True),

@@ -58,7 +58,7 @@ def depth_report(
         raise InputError(f"{config} has no test_dataloader: give a config of configs/depth")
     settings.load_from = checkpoint
     set_work_dir(settings, out and str(out))
-    runner = build_runner(settings)
+    runner = build_runner(settings, testing=True)
     if not isinstance(runner.model, Monodepth2):
         raise InputError(f"{config} has no Monodepth2 as its model")
     measured = runner.test()

@@ -49,8 +49,8 @@ class CocoStyleAP(BaseMetric):
 
         Args:
             data_batch: not used.
-            data_samples: ``img_id``; ``gt_instances`` and ``ignored_instances`` with ``bboxes``
-                (N, 4) and ``labels`` (N,); ``pred_instances`` with ``scores`` (N,), too.
+            data_samples: ``gt_instances`` and ``ignored_instances`` with ``bboxes`` (N, 4) and
+                ``labels`` (N,); ``pred_instances`` with ``scores`` (N,), too.
         """
         for sample in data_samples:
             truth, ignored, found = (
@@ -65,8 +65,7 @@ class CocoStyleAP(BaseMetric):
             detections = [
                 {**box, "score": score} for box, score in zip(_boxes(found), scores, strict=True)
             ]
-            image = {"id": sample["img_id"], "file_name": sample.get("img_path", "")}
-            self.results.append((image, objects, detections))
+            self.results.append((sample.get("img_path", ""), objects, detections))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """``AP``, ``AP50`` and ``AP75`` of all images."""
@@ -74,7 +73,8 @@ class CocoStyleAP(BaseMetric):
         objects = _of_images(results, 1)
         truth = {
             "info": {},
-            "images": [image for image, _, _ in results],
+            # Folders of images may have the same names: their place tells them apart.
+            "images": [{"id": i, "file_name": path} for i, (path, _, _) in enumerate(results)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
             "annotations": [
                 {**box, "id": i, "area": box["bbox"][2] * box["bbox"][3]}
@@ -131,5 +131,5 @@ def _boxes(instances: dict) -> list[dict]:
 
 
 def _of_images(results: list, part: int) -> list[dict]:
-    """All objects (1) or detections (2), each with its image's id."""
-    return [{**box, "image_id": result[0]["id"]} for result in results for box in result[part]]
+    """All objects (1) or detections (2), each with the number of its image."""
+    return [{**box, "image_id": i} for i, result in enumerate(results) for box in result[part]]

@@ -82,11 +82,14 @@ class C4Task(trained.TrainedTask):
     def draw(cls, result: Mapping[str, Any], file: Path) -> list[Picture | Curves]:
         evaluations, title = detection_evaluations(result), cls.title(result)
         kind, evaluation = list(evaluations.items())[-1]
-        draw_detections(evaluation, Path(result["images"]), file, kind)
         caption = (
             "Above the truth; below as many detections, those with the best scores, if there are "
             "so many."
         )
+        if all(each.get("iscrowd") for each in evaluation.cocoGt.dataset["annotations"]):
+            file, caption = None, "The test images show no object that counts."
+        else:
+            draw_detections(evaluation, Path(result["images"]), file, kind)
         curves = [Curves(f"{title}, {_KINDS[kind]}", each) for kind, each in evaluations.items()]
         return [*curves, Picture(file, f"Found on {title}", caption)]
 

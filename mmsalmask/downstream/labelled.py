@@ -53,8 +53,7 @@ class LabelledTask(Task):
     def check(self) -> dict[str, int]:
         train, test, per_class = self.root, None, None
         if link := _LINKS.get(self.dataset):
-            links = self.folder.parent / "links" / self.dataset.name
-            train, test = links / "train", links / "test"
+            train, test = self.folder / "links" / "train", self.folder / "links" / "test"
             link(self.root, train, test)
         else:
             per_class = self.setting.train_per_class
@@ -92,6 +91,8 @@ def _link_flowers102(root: Path, train: Path, test: Path) -> None:
 
 
 def _link_once(link: Path, target: Path) -> None:
+    if not target.exists():
+        raise InputError(f"there is no {target}: complete the data, see `mmsalmask data`")
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)

@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 
 from mmsalmask import jobs
 from mmsalmask.data.nesting import base_datasets
+from mmsalmask.data.storage import file_identity
 from mmsalmask.downstream.task import Task
 from mmsalmask.engine.paths import check_data_paths
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints
+from mmsalmask.errors import InputError
 
 SMALL_SIDE = 160
 SMALL_BATCH = 4
@@ -109,18 +111,34 @@ def count_images(config: Config) -> dict[str, int]:
     """``train_images``, ``test_images`` and ``shared_images``, those that are among both.
 
     Raises:
-        InputError: the data is not there.
+        InputError: the data is not there, or an image or an annotation of it is missing or damaged.
     """
     check_data_paths(config, ("train_dataloader", "test_dataloader"))
-    train, test = ({*image_paths(config, loader)} for loader in ("train", "test"))
+    try:
+        train, test = ({*image_paths(config, loader)} for loader in ("train", "test"))
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, SyntaxError, AssertionError) as error:
+        raise InputError(
+            f"some of its files are missing or damaged ({type(error).__name__}: {error}); "
+            "`mmsalmask data` tells how they are fetched"
+        ) from error
     shared = len(train & test)
     return {"train_images": len(train), "test_images": len(test), "shared_images": shared}
 
 
 def image_paths(config: Config, loader: str) -> list[str]:
-    """Paths of the images that the ``train`` or ``test`` loader of a config reads, in order."""
+    """Paths of the images that the ``train`` or ``test`` loader of a config reads, in order.
+
+    Raises:
+        OSError: one of them, or its map of classes, is not there.
+    """
     parts = base_datasets(build_dataset(config, loader))
-    return [part.get_data_info(i)["img_path"] for part in parts for i in range(len(part))]
+    infos = [part.get_data_info(i) for part in parts for i in range(len(part))]
+    for info in infos:
+        for path in filter(None, map(info.get, ("img_path", "seg_map_path"))):
+            file_identity(path)
+    return [info["img_path"] for info in infos]
 
 
 def build_dataset(config: Config, loader: str) -> Dataset:

@@ -74,7 +74,8 @@ def draw_detections(
         images: folder of the images, to which the file names of the truth are relative.
         picture: the PNG to write.
         kind: ``"bbox"`` draws boxes, ``"segm"`` also masks.
-        count: images, the first that have one to six objects; those with tiny ones come last.
+        count: images, the first that have one to six objects, or more where none has so few;
+            those with tiny ones come last.
     """
     truth, found = evaluation.cocoGt, evaluation.cocoDt
     names = {each["id"]: each["name"] for each in truth.dataset["categories"]}
@@ -82,7 +83,8 @@ def draw_detections(
     for each in truth.dataset["annotations"]:
         if not each.get("iscrowd"):
             objects[each["image_id"]].append(each)
-    few = [i for i in truth.dataset["images"] if 1 <= len(objects[i["id"]]) <= _MOST_OBJECTS]
+    seen = [image for image in truth.dataset["images"] if objects[image["id"]]]
+    few = [image for image in seen if len(objects[image["id"]]) <= _MOST_OBJECTS] or seen
 
     def has_tiny(image: dict) -> bool:
         with Image.open(images / image["file_name"]) as photo:

@@ -29,7 +29,7 @@ def root(tmp_path) -> Path:
             (tmp_path / home / f"ImageSets/Main/{split}.txt").write_text(f"{name}\n")
     for split in ("train", "val"):
         for wnid in ImageNet100.METAINFO["classes"][1:]:
-            touch(tmp_path, f"imagenet/{split}/{wnid}/1.JPEG")
+            touch(tmp_path, f"imagenet/{split}/{wnid}/1.{'JPEG' if split == 'train' else 'jpg'}")
     return tmp_path
 
 
@@ -81,8 +81,13 @@ def test_what_was_not_asked_for_by_name_may_be_absent(root):
 def test_kitti_without_a_calibration_is_incomplete(tmp_path):
     drive = "2011_09_26/2011_09_26_drive_0001_sync"
     touch(tmp_path, f"{drive}/image_02/data/0.png", f"{drive}/velodyne_points/data/0.bin")
-    assert [f.complete for f in prepare_data.kitti(tmp_path)] == [True, False, True, True]
-    touch(tmp_path, f"2011_09_26/{prepare_data.CALIBRATION}")
+    touch(tmp_path, "depth/2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02/0.png")
+    for name in prepare_data.CALIBRATION:
+        drives, calibration, *others = prepare_data.kitti(tmp_path)
+        assert drives.found == 1, "prepared depth maps are no drive"
+        assert f"there is no 2011_09_26/{name}" in calibration.problem
+        assert all(finding.complete for finding in (drives, *others))
+        touch(tmp_path, f"2011_09_26/{name}")
     assert all(finding.complete for finding in prepare_data.kitti(tmp_path))
 
 
@@ -107,6 +112,7 @@ def test_commands_have_no_field_left_open():
         assert "F" in commands or "R" in commands, name
         assert "{folder}" not in commands
         assert "{root}" not in commands
+        assert "tar -x -C R" not in commands or "mkdir -p R\n" in commands, "tar makes no folder"
 
 
 @pytest.mark.parametrize(

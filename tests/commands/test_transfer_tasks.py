@@ -199,6 +199,14 @@ def test_a_schedule_that_is_unknown_is_refused(place):
         transfer.transfer(place / "run" / "epoch_3.pth", schedule="tiny")
 
 
+def test_the_folder_of_another_backbones_report_is_refused(place, calls, capsys):
+    jobs.claim(place / "other", {"source_sha256": "1"})
+    with pytest.raises(SystemExit):
+        run(place, "--tasks", "knn", "--work-dir", str(place / "other"))
+    assert "holds a run with source_sha256 = '1', not '" in capsys.readouterr().err
+    assert not calls
+
+
 def test_a_failed_job_is_told_and_the_others_are_reported(place, calls, monkeypatch, capsys):
     def fail(*arguments):
         raise InputError("the neighbours have moved")

@@ -11,9 +11,11 @@ import torch
 
 from mmsalmask.commands import depth_report
 from mmsalmask.config import check_config, load_config
+from mmsalmask.depth import report
 from mmsalmask.depth.rendered_sequence import render_sequence
 from mmsalmask.depth.report import TABLE
 from mmsalmask.engine.launch import build_runner, set_resume, set_work_dir
+from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "depth" / "monodepth2_resnet18_rendered.py")
@@ -116,6 +118,36 @@ def test_report_draws_disparities_and_adds_a_row_to_table_3(trained, tmp_path, c
     assert picture.shape == (2 * 64, 2 * 128, 3)
     assert picture[:, 128:].std() > 20
     assert "| **ours** |" in capsys.readouterr().out
+
+
+def child(folder, text):
+    """A config that inherits the rendered one."""
+    path = folder / "child.py"
+    path.write_text(f"_base_ = {CONFIG!r}\n{text}")
+    return str(path)
+
+
+def test_report_needs_nothing_that_the_encoder_once_started_from(trained, tmp_path):
+    data, work_dir, _ = trained
+    start = "dict(_delete_=True, type='Pretrained', checkpoint='gone.pth')"
+    config = child(tmp_path, f"model = dict(encoder=dict(init_cfg={start}))")
+    table, _ = report.depth_report(
+        config, str(work_dir / "epoch_2.pth"), tmp_path / "out", 1, options=options(data)
+    )
+    assert "**this run**" in table
+
+
+def test_a_pipeline_without_truth_is_one_sentence(trained, tmp_path):
+    data, work_dir, _ = trained
+    config = child(
+        tmp_path,
+        "load, resize, _, pack = _base_.test_pipeline\n"
+        "test_dataloader = dict(dataset=dict(with_motion=False, pipeline=[load, resize, pack]))",
+    )
+    with pytest.raises(InputError, match="put LoadTrueDepth into the test pipeline"):
+        report.depth_report(
+            config, str(work_dir / "epoch_2.pth"), tmp_path / "out", 1, options=options(data)
+        )
 
 
 @pytest.mark.parametrize(

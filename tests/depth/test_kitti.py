@@ -101,6 +101,11 @@ def test_jpg_and_png_and_both_cameras_are_found(root, tmp_path):
     assert data[0]["img"].shape == (*SIZE, 3)
 
 
+def test_an_unrectified_copy_of_a_test_drive_is_not_trained_on(tmp_path):
+    empty_kitti(tmp_path, {DRIVE: range(5), f"{DATE}_drive_0002_extract": range(5)})
+    assert {name[0] for name in names(dataset(tmp_path, split="eigen"))} == {DRIVE}
+
+
 def test_there_are_28_test_drives():
     assert len(EIGEN_TEST_DRIVES) == 28
 
@@ -364,8 +369,9 @@ def test_high_pass_filter_is_one_switch_for_the_encoder_alone(rendered):
 
 
 def test_impossible_transforms_are_refused():
-    with pytest.raises(InputError, match="both multiples of 32"):
-        ResizeFrames((100, 64))
+    for scale in ((100, 64), 128):
+        with pytest.raises(InputError, match="both multiples of 32"):
+            ResizeFrames(scale)
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
         FlipFrames(2)
     with pytest.raises(InputError, match=r"in \[0, 0\.5\]"):

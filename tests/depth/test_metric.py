@@ -103,6 +103,14 @@ def test_best_constant_is_no_worse_than_any_constant():
         assert best[i].item() == pytest.approx(min(errors), rel=1e-9)
 
 
+def test_best_constant_is_measured_where_the_prediction_is():
+    truth = torch.full((1, 20, 40), 50.0)
+    truth[0, 10:] = 1.0
+    metric = DepthMetric(nearest=10, crop=False)
+    metric.process({}, samples(truth, truth))
+    assert metric.evaluate(size=1)["depth/constant_abs_rel"] == 0
+
+
 def samples(predicted, truth):
     return [
         {"pred_inverse_depth": 1 / d, "gt_depth": t} for d, t in zip(predicted, truth, strict=True)

@@ -96,6 +96,10 @@ def test_encoder_starts_from_an_exported_backbone_or_a_pretraining_checkpoint(tm
             assert torch.equal(own[name], value)
     with pytest.raises(InputError, match="another architecture"):
         monodepth(encoder=resnet(width=16, init_cfg=dict(type="Pretrained", checkpoint=str(whole))))
+    meta = {"naming": "openmmlab", "style": "caffe"}
+    torch.save({"state_dict": trained.state_dict(), "meta": meta}, exported)
+    with pytest.raises(InputError, match="of style 'caffe', this ResNetPyramid one of style 'py"):
+        monodepth(encoder=resnet(init_cfg=dict(type="Pretrained", checkpoint=str(exported))))
 
 
 def test_two_stacked_images_give_what_a_pretrained_encoder_gave_for_one(tmp_path):
@@ -201,6 +205,8 @@ def test_published_sizes():
     ]  # fmt: skip
     with pytest.raises(InputError, match="in_channels=6"):
         PoseNet(dict(type="mmsalmask.ResNetPyramid", depth=18, in_channels=3))
+    deep = PoseNet(dict(type="mmsalmask.ResNetPyramid", depth=18, deep_stem=True))
+    assert deep(*torch.rand(2, 1, 3, 64, 64))[0].shape == (1, 3)
 
 
 # ---------------------------------------------------------------------------------------- motions

@@ -140,7 +140,6 @@ def figures(objects: list, ignored: list, found: list, **options) -> dict[str, f
     metric = CocoStyleAP(**options)
     metric.dataset_meta = {"classes": ("cat", "dog")}
     sample = {
-        "img_id": "000001",
         "img_path": "photos/000001.jpg",
         "gt_instances": instances(objects, ("labels",)),
         "ignored_instances": instances(ignored, ("labels",)),
@@ -169,12 +168,24 @@ def test_images_without_detections_and_sets_without_objects():
     assert figures([], [DIFFICULT_CAT], [[*CAT, 0.9]])["AP"] == -100
 
 
+def test_images_of_two_folders_may_have_the_same_name():
+    tensors = torch.tensor([CAT[:4]]), torch.tensor([0]), torch.tensor([0.9])
+    box = dict(zip(("bboxes", "labels", "scores"), tensors, strict=True))
+    none = {key: value[:0] for key, value in box.items()}
+    metric = CocoStyleAP()
+    metric.dataset_meta = {"classes": ("cat",)}
+    for truth, found in ((box, none), (none, box)):  # missed in one, invented in the other
+        parts = {"gt_instances": truth, "ignored_instances": none, "pred_instances": found}
+        metric.process({}, [{"img_id": "000001", **parts}])
+    assert metric.evaluate(2)["coco_style/AP"] == 0
+
+
 def test_the_files_say_what_the_figures_do(tmp_path):
     found = [[*CAT, 0.5], [*DIFFICULT_CAT, 0.9], [*CAT[:4], 1, 0.7]]
     told = figures([CAT], [DIFFICULT_CAT], found, outfile_prefix=str(tmp_path / "new" / "voc"))
     truth = json.loads((tmp_path / "new" / "voc.gt.json").read_text())
     detections = json.loads((tmp_path / "new" / "voc.bbox.json").read_text())
-    assert truth["images"] == [{"id": "000001", "file_name": "photos/000001.jpg"}]
+    assert truth["images"] == [{"id": 0, "file_name": "photos/000001.jpg"}]
     assert [each["name"] for each in truth["categories"]] == ["cat", "dog"]
     assert [each["iscrowd"] for each in truth["annotations"]] == [0, 1]
     assert truth["annotations"][0]["bbox"] == [10, 10, 40, 40]
@@ -187,6 +198,6 @@ def test_boxes_of_double_precision_are_left_as_they_were():
     boxes = torch.tensor([CAT[:4]], dtype=torch.float64)
     truth = {"bboxes": boxes, "labels": torch.tensor([0])}
     none = {"bboxes": boxes[:0], "labels": torch.tensor([]), "scores": torch.tensor([])}
-    sample = {"img_id": 1, "gt_instances": truth, "ignored_instances": none, "pred_instances": none}
+    sample = {"gt_instances": truth, "ignored_instances": none, "pred_instances": none}
     CocoStyleAP().process({}, [sample])
     assert boxes.tolist() == [CAT[:4]]

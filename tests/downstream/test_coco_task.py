@@ -7,10 +7,19 @@ import pytest
 from drawn import draw_coco, setting
 
 from mmsalmask.downstream.tasks.coco import COCO, COCODetection
+from mmsalmask.errors import InputError
 
 
 def draw_example(data_root: Path) -> None:
     draw_coco(data_root / "coco")
+
+
+def test_annotations_that_were_cut_off_are_one_sentence(tmp_path):
+    draw_example(tmp_path)
+    file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(InputError, match="missing or damaged"):
+        COCODetection(COCO, setting(tmp_path)).prepare()
 
 
 def test_figures_come_unrounded_from_what_was_found(tmp_path):

@@ -1,5 +1,6 @@
 """Linear evaluation as a downstream task: its folders, and its full schedule."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,15 @@ def test_imagenet100_and_flowers102_are_linked_as_folders_of_classes(tmp_path):
     for split in ("train", "val"):
         for wnid in (*ImageNet100.METAINFO["classes"], "n00000000"):
             draw(tmp_path / "imagenet" / split / wnid / f"{wnid}.JPEG", (9, 9, 9))
-    task, links = small(IMAGENET, tmp_path), tmp_path / "out" / "links"
+    task = small(IMAGENET, tmp_path)
+    links = task.folder / "links"
     assert task.check() == {"train_images": 100, "test_images": 100}
-    assert task.words == [f"--{side}={links / 'imagenet' / side}" for side in ("train", "test")]
-    assert task.shown == links / "imagenet" / "test"
+    assert task.words == [f"--{side}={links / side}" for side in ("train", "test")]
+    assert task.shown == links / "test"
+    for split in ("train", "val"):
+        (tmp_path / "imagenet" / split / "n02869837").rename(tmp_path / split)
+    with pytest.raises(InputError, match=r"there is no .*n02869837: complete the data"):
+        task.check()
 
     flowers = tmp_path / "flowers102"
     for i in range(1, 7):
@@ -39,11 +45,28 @@ def test_imagenet100_and_flowers102_are_linked_as_folders_of_classes(tmp_path):
     savemat(flowers / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
     for _ in range(2):  # the second time over the links of the first
         assert small(FLOWERS102, tmp_path).check() == {"train_images": 4, "test_images": 2}
-    first = links / "flowers102" / "train" / "000"
+    image = flowers / "jpg" / "image_00006.jpg"
+    image.rename(tmp_path / "lost.jpg")
+    with pytest.raises(InputError, match=r"there is no .*image_00006\.jpg: complete the data"):
+        small(FLOWERS102, tmp_path).check()
+    first = tmp_path / "out" / "linear-flowers102" / "links" / "train" / "000"
     assert sorted(path.name for path in first.iterdir()) == ["image_00001.jpg", "image_00003.jpg"]
     (flowers / "setid.mat").unlink()
     with pytest.raises(InputError, match=r"there is no .*setid\.mat"):
         small(FLOWERS102, tmp_path).check()
+
+
+def test_a_folder_that_was_deleted_as_told_does_not_bring_back_its_data(tmp_path):
+    for root in ("old", "new"):
+        for split in ("train", "val"):
+            for wnid in ImageNet100.METAINFO["classes"]:
+                draw(tmp_path / root / split / wnid / "1.JPEG", (9, 9, 9))
+        where = {"imagenet": tmp_path / root}
+        task = Linear(IMAGENET, setting(tmp_path, schedule="small", data=where))
+        task.check()
+        image = Path(task.sets[0].get_data_info(0)["img_path"])
+        assert image.resolve().is_relative_to(tmp_path / root)
+        shutil.rmtree(task.folder)
 
 
 def test_the_full_schedule_trains_the_linear_recipe(tmp_path, monkeypatch):

@@ -312,3 +312,11 @@ def test_every_result_with_files_gets_its_picture(tmp_path):
     ]
     assert all(Image.open(picture.file).size[0] > 100 for picture in pictures)
     assert len({picture.file for picture in pictures}) == 4
+
+
+def test_a_test_set_without_objects_is_told_instead_of_drawn(tmp_path):
+    result = coco(tmp_path, 0.5)
+    truth = json.loads(Path(result["truth"]).read_text())
+    Path(result["truth"]).write_text(json.dumps({**truth, "annotations": []}))
+    found = draw_pictures({"coco": result}, tmp_path / "pictures")[-1]
+    assert (found.file, found.caption) == (None, "The test images show no object that counts.")

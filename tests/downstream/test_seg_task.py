@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 from drawn import draw_voc, setting
 
 from mmsalmask.downstream.tasks.segmentation import Segmentation
 from mmsalmask.downstream.tasks.voc import VOC
+from mmsalmask.errors import InputError
 
 
 def draw_example(data_root: Path) -> None:
@@ -24,3 +26,10 @@ def test_maps_are_shown_beside_their_truth(tmp_path):
     assert [Path(each).stem for each in shown["truth"]] == names
     assert shown["found"] == [f"{task.config.test_evaluator.output_dir}/{n}.png" for n in names]
     assert len(shown["classes"]) == len(shown["palette"]) == 21
+
+
+def test_a_map_of_classes_that_is_missing_is_one_sentence(tmp_path):
+    draw_example(tmp_path)
+    (tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug/2012_2.png").unlink()
+    with pytest.raises(InputError, match=r"files are missing or damaged .*Aug/2012_2\.png"):
+        Segmentation(VOC, setting(tmp_path)).prepare()

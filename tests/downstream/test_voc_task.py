@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from drawn import draw_voc, setting
 
 from mmsalmask.downstream.tasks.voc import VOC, VOCDetection
+from mmsalmask.errors import InputError
 
 
 def draw_example(data_root: Path) -> None:
@@ -27,3 +29,11 @@ def test_images_on_both_sides_are_counted(tmp_path):
     task = VOCDetection(VOC, setting(tmp_path))
     task.prepare()
     assert task.counts == {"train_images": 4, "test_images": 2, "shared_images": 0}
+
+
+@pytest.mark.parametrize("lost", ["JPEGImages/2007_2.jpg", "Annotations/2012_1.xml"])
+def test_data_that_lacks_a_file_is_one_sentence_before_anything_runs(tmp_path, lost):
+    draw_example(tmp_path)
+    (tmp_path / "VOCdevkit" / f"VOC{Path(lost).name[:4]}" / lost).unlink()
+    with pytest.raises(InputError, match=f"some of its files are missing or damaged .*{lost}"):
+        VOCDetection(VOC, setting(tmp_path)).prepare()

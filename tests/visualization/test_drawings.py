@@ -124,6 +124,14 @@ def test_an_image_with_more_objects_than_can_be_told_apart_is_passed_over(photos
     assert [texts(axis) for axis in shown[0].axes] == [["cat"], ["cat 0.70"]]
 
 
+def test_where_every_image_has_many_objects_they_are_drawn(photos, shown):
+    evaluation = make(FOUND)
+    many = [thing(1, 3, 2 * i, 2, 20, 20, id=10 + i, iscrowd=0) for i in range(7)]
+    evaluation.cocoGt.dataset["annotations"] = many
+    draw_detections(evaluation, photos, photos / "found.png")
+    assert len(shown[0].axes) == 2
+
+
 def test_images_with_tiny_objects_come_last(photos, shown):
     evaluation = make(FOUND)
     evaluation.cocoGt.dataset["annotations"].append(thing(1, 3, 2, 2, 3, 3, id=9, iscrowd=0))
