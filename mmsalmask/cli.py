@@ -222,8 +222,7 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPT_STATUS)
     except OSError as error:
-        ours = isinstance(error, NotWritten) or error.errno in _FULL
-        if not ours or error.errno not in _NOT_WRITTEN:
+        if not isinstance(error, NotWritten) and error.errno not in _FULL:
             leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
             raise
         _leave(f"error: {_not_written(error)}", INPUT_STATUS)
@@ -253,7 +252,8 @@ _NOT_WRITTEN = {
 
 def _not_written(error: OSError) -> str:
     # A failed write, unlike a failed open, does not say which file it was.
-    told = _NOT_WRITTEN[error.errno].format(error.filename or "the work directory")
+    other = f"{{}} cannot be written ({error.strerror}); choose another place"
+    told = _NOT_WRITTEN.get(error.errno, other).format(error.filename or "the work directory")
     return f"{told} and start again (a training: with --resume, the last good checkpoint is kept)"
 
 
