@@ -75,7 +75,7 @@ def evaluate(
     encoder, place = as_encoder(model), choose_device(device)
     for folder in (train, test):
         check_folder(str(folder), "give a folder <class>/<image>")
-    crop = check_integer("size", size or encoder.size)
+    crop = check_integer("size", encoder.size if size is None else size)
     sets = labelled_folders(str(train), str(test), None, seed, crop, encoder.channels)
     warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)
