@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         plain = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=plain, **settings)
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             name = word.partition("=")[0]
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.error(f"there is no option {name}{hint}")
-        return super().parse_args(args, namespace)
+        return super().parse_known_args(args, namespace)
 
 
 def with_progress(steps: Iterable[T], words: str) -> Iterable[T]:
