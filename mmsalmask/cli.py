@@ -195,7 +195,7 @@ def print_table(table: Table) -> None:
     Where its rows are wider than the terminal, the terminal breaks them; rich would cut the names
     that tell the rows apart.
     """
-    console = Console()
+    console = Console(markup=False)  # a name in brackets is a name
     unlimited = console.options.update(max_width=10_000)
     console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
     console.print(table)

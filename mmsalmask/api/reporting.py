@@ -150,7 +150,7 @@ def _warnings(run: Run) -> str:
     told = Counter(found for log in logs for found in _WARNING.findall(log))
     if not told:
         return "## Warnings\n\nNone.\n"
-    rows = [[sentence.replace("|", "\\|"), str(times)] for sentence, times in told.most_common(30)]
+    rows = [[sentence, str(times)] for sentence, times in told.most_common(30)]
     return "## Warnings\n\n" + markdown_table(["warning", "times"], rows)
 
 

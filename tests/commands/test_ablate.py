@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.table import Table
 
 from mmsalmask.ablation.plan import Settings, check_rows, read_plan
 from mmsalmask.ablation.runs import trained_seconds
-from mmsalmask.ablation.table import table_rows
+from mmsalmask.ablation.table import draw, header, table_rows
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.cli import print_table
 from mmsalmask.commands import ablate
 from mmsalmask.config import load_config
+from mmsalmask.downstream.tables import markdown_table
 from mmsalmask.errors import InputError
 from mmsalmask.shipped import CONFIGS
 
@@ -313,6 +316,22 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference()
         ["once", "40.0", "20.0", "-14.0", "1.5"],
         ["never", "–", "–", "–", "–"],
     ]
+
+
+def test_a_row_may_be_called_anything(tmp_path, capsys):
+    name = "[mean] a|b $x_$ " + "and so on " * 12
+    runs = {0: {"top1": 50.0, "mean_per_class": 50.0, "pretraining_seconds": 60}}
+    results = {name: runs, "short": runs}
+    table = Table(*header(results))
+    table.add_row(*table_rows(results)[0])
+    print_table(table)
+    assert capsys.readouterr().out.count("[mean] a|b $x_$") == 2
+    rows = markdown_table(header(results), table_rows(results)).splitlines()
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {6}
+    draw(results, tmp_path / "plot.png")
+    # The frame of the axis is the longest dark line; the names leave it most of the width.
+    dark = np.asarray(Image.open(tmp_path / "plot.png").convert("L")) < 50
+    assert dark.sum(1).max() > 0.55 * dark.shape[1]
 
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "configs" / "ablations").glob("*.yml")))
