@@ -27,7 +27,6 @@ from mmsalmask.checks import check_device, check_integer
 from mmsalmask.cli import with_progress
 from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder
-from mmsalmask.data.image_folder import check_folder
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.labelled import count_classes, labelled_folders, warn_of_shared
 from mmsalmask.masking import Strategy
@@ -229,9 +228,6 @@ def features_for(
     # The initialisation of every layer is logged at level INFO, which is no news here.
     logger = MMLogger.get_instance("evaluation", log_level="WARNING")
     DefaultScope.get_instance("evaluation", scope_name=cfg.get("default_scope") or "mmpretrain")
-    for option, folder in (("train", train), ("test", test)):
-        if folder is not None:
-            check_folder(folder, f"give --{option} a folder <class>/<image>")
     size = view_size(cfg) if size is None else size
     sets = labelled_folders(train, test, train_per_class, seed, size, bands_of(cfg))
     for side in sets:

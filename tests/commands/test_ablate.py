@@ -253,6 +253,27 @@ def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, 
     assert not (place / "wrong").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--test", "nowhere"], "image folder nowhere does not exist: give a folder"),
+        (["--test", "{photos}/down"], "labels need every image in a subfolder"),
+        (["--train-per-class", "6"], "6 training images of each class do not leave images"),
+        (["--holdout", "0.4", "-k", "9"], "k = 9 neighbours cannot be drawn from a bank of 8"),
+        (["--holdout", "0.4", "--size", "0"], "size must be an integer of at least 1"),
+    ],
+)
+def test_images_that_cannot_be_classified_are_told_before_the_first_run(
+    place, tmp_path, capsys, words, told
+):
+    plan, photos = str(write(place, PLAN)), str(place / "photos")
+    words = [word.format(photos=photos) for word in words]
+    with pytest.raises(SystemExit, match="2"):
+        ablate.main([plan, "--data", photos, "--work-dir", str(tmp_path / "out"), "-k=3", *words])
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out" / "untrained").exists()
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
     rows = [
         {"name": "cannot", "overrides": ["model.data_preprocessor.masker.grid=40"]},
@@ -281,6 +302,19 @@ WRONG = {
     "a row has no name": {"config": "tiny.py", "rows": [{"pretrain": False}]},
     "the key 'override'": {"config": "tiny.py", "rows": [{"name": "a", "override": ["b=1"]}]},
     "two rows named 'a'": {"config": "tiny.py", "rows": [{"name": "a"}, {"name": "a"}]},
+    "whose folder is the same, a-b": {
+        "config": "tiny.py",
+        "rows": [{"name": "a b"}, {"name": "a-b"}],
+    },
+    "overrides of .*plan.yml must be a list": {
+        "config": "tiny.py",
+        "overrides": "train_cfg.max_epochs=2",
+        "rows": [{"name": "a"}],
+    },
+    "overrides of row 'a' of .* must be a list": {
+        "config": "tiny.py",
+        "rows": [{"name": "a", "overrides": [{"train_cfg.max_epochs": 2}]}],
+    },
     "no row 'b', but a": {"config": "tiny.py", "rows": [{"name": "a"}]},
 }
 
