@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         plain = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, formatter_class=plain, **settings)
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             name = word.partition("=")[0]
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.error(f"there is no option {name}{hint}")
-        return super().parse_args(args, namespace)
+        return super().parse_known_args(args, namespace)
 
 
 def with_progress(steps: Iterable[T], words: str) -> Iterable[T]:
@@ -195,7 +195,7 @@ def print_table(table: Table) -> None:
     Where its rows are wider than the terminal, the terminal breaks them; rich would cut the names
     that tell the rows apart.
     """
-    console = Console()
+    console = Console(markup=False)  # a name in brackets is a name
     unlimited = console.options.update(max_width=10_000)
     console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
     console.print(table)
@@ -222,8 +222,7 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPT_STATUS)
     except OSError as error:
-        ours = isinstance(error, NotWritten) or error.errno in _FULL
-        if not ours or error.errno not in _NOT_WRITTEN:
+        if not isinstance(error, NotWritten) and error.errno not in _FULL:
             leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
             raise
         _leave(f"error: {_not_written(error)}", INPUT_STATUS)
@@ -253,7 +252,8 @@ _NOT_WRITTEN = {
 
 def _not_written(error: OSError) -> str:
     # A failed write, unlike a failed open, does not say which file it was.
-    told = _NOT_WRITTEN[error.errno].format(error.filename or "the work directory")
+    other = f"{{}} cannot be written ({error.strerror}); choose another place"
+    told = _NOT_WRITTEN.get(error.errno, other).format(error.filename or "the work directory")
     return f"{told} and start again (a training: with --resume, the last good checkpoint is kept)"
 
 

@@ -16,6 +16,7 @@ from mmsalmask.cli import config_arguments, report_errors
 from mmsalmask.config import check_config, load_config
 from mmsalmask.config.signatures import parameters_of
 from mmsalmask.errors import InputError
+from mmsalmask.provenance import write_result
 from mmsalmask.registry import MODELS
 
 SMALL = """
@@ -449,6 +450,16 @@ def test_a_full_disk_names_the_disk_and_comforts(capsys):
     assert line.startswith("error: no space left on the disk that holds runs/epoch_2.pth")
     assert line.endswith("the last good checkpoint is kept)\n")
     assert line.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "result.json"):
+        with pytest.raises(SystemExit, match="2"), report_errors():
+            write_result(place, {})
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {place} cannot be written (")
+        assert "choose another place" in line
 
 
 def test_other_processes_of_a_run_exit_silently(capsys, monkeypatch):

@@ -1,8 +1,10 @@
 """The rows of a plan, and the configs that they stand for."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from pprint import pformat
 from tempfile import TemporaryDirectory
@@ -15,6 +17,9 @@ from mmsalmask.cli import config_arguments
 from mmsalmask.config import check_config, config_file, load_config
 from mmsalmask.data import ImageFolder
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.features import bands_of
+from mmsalmask.evaluation.knn import check_neighbours
+from mmsalmask.evaluation.labelled import count_classes, labelled_folders
 from mmsalmask.files import write_atomically
 
 # Images whose kNN accuracy is followed during pretraining: enough for a curve.
@@ -29,6 +34,11 @@ class Row(NamedTuple):
     overrides: list[str]
     pretrain: bool
     settings: dict
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r"[^\w.-]+", "-", self.name)
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,12 @@ def read_plan(path: Path, only: list[str] | None = None) -> list[Row]:
         raise InputError(f"{path} has no rows; give a list of them, each with a name")
     rows = [_read_row(path, plan, entry) for entry in entries]
     names = [row.name for row in rows]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{path} has two rows named {twice[0]!r}")
+    for row, other in combinations(rows, 2):
+        if row.folder == other.folder:
+            raise InputError(
+                f"{path} has two rows named {row.name!r} and {other.name!r}, whose folder is the "
+                f"same, {row.folder}: rename one"
+            )
     if unknown := sorted(set(only or ()) - set(names)):
         raise InputError(f"--rows: {path} has no row {unknown[0]!r}, but {', '.join(names)}")
     return [row for row in rows if not only or row.name in only]
@@ -88,13 +102,22 @@ def _read_row(path: Path, plan: dict, entry: dict) -> Row:
     config = entry.get("config", plan.get("config"))
     if config is None:
         raise InputError(f"{path}: neither row {name!r} nor the plan as a whole has a config")
-    overrides = [*plan.get("overrides", []), *entry.get("overrides", [])]
+    overrides = [*_overrides(str(path), plan), *_overrides(f"row {name!r} of {path}", entry)]
     both = [each.get("settings") or {} for each in (plan, entry)]
     if not all(isinstance(each, dict) for each in both):
         raise InputError(f"{path}: settings of row {name!r} are no mapping, as a config's are")
     settings = _plain(Config._merge_a_into_b(both[1], both[0]))
     pretrain = entry.get("pretrain", True)
     return Row(name, str(path.parent / config_file(config)), overrides, pretrain, settings)
+
+
+def _overrides(where: str, mapping: dict) -> list[str]:
+    found = mapping.get("overrides") or []
+    if not isinstance(found, list) or not all("=" in str(each) for each in found):
+        raise InputError(
+            f"overrides of {where} must be a list such as [train_cfg.max_epochs=20], got {found!r}"
+        )
+    return found
 
 
 def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
@@ -106,8 +129,14 @@ def _refuse_other_keys(mapping: object, known: set[str], where: str) -> None:
         )
 
 
-def check_rows(rows: list[Row], settings: Settings) -> None:
-    """Read every config with its settings and overrides, so that no mistake waits for its turn."""
+def check_rows(rows: list[Row], settings: Settings) -> set[int | None]:
+    """Read every config with its settings and overrides, so that no mistake waits for its turn.
+
+    Returns:
+        The channels that the configs read images with, see
+        :func:`mmsalmask.evaluation.features.bands_of`.
+    """
+    channels = set()
     parser = argparse.ArgumentParser()
     config_arguments(parser)
     with TemporaryDirectory() as folder:
@@ -116,9 +145,26 @@ def check_rows(rows: list[Row], settings: Settings) -> None:
             child = write_config(row, settings, Path(folder))
             parsed = parser.parse_args([child, *(["--cfg-options", *words] if words else [])])
             try:
-                check_config(load_config(parsed.config, parsed.cfg_options))
+                config = load_config(parsed.config, parsed.cfg_options)
+                check_config(config)
             except InputError as error:
                 raise InputError(f"row {row.name!r}: {error}") from None
+            channels.add(bands_of(config))
+    return channels
+
+
+def check_judged(settings: Settings, channels: int | None) -> None:
+    """Refuse images that the classifiers will not take, before anything is trained.
+
+    Raises:
+        InputError: a folder is missing or has no labels, the classes of both sides differ, or there
+            are too few images for the split or for the neighbours that vote.
+    """
+    per_class = settings.train_per_class
+    judged = str(settings.judged) if per_class is None else None
+    sides = labelled_folders(str(settings.train), judged, per_class, 0, settings.size, channels)
+    count_classes(*sides)
+    check_neighbours([settings.k], len(sides[0]))
 
 
 def write_config(row: Row, settings: Settings, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Pretraining and evaluating the rows of a plan, so that an interrupted call can go on."""
 
 import json
-import re
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,7 @@ def hold_out(settings: Settings) -> Settings:
 
 def run(row: Row, seed: int, settings: Settings, place: Place) -> dict:
     """Pretrain and evaluate one row with one seed, or read what an earlier call finished."""
-    folder = settings.work_dir / re.sub(r"[^\w.-]+", "-", row.name) / f"seed_{seed}"
+    folder = settings.work_dir / row.folder / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     same = {name: getattr(settings, name) for name in ("data", "holdout", "amp", "cfg_options")}
     claim(folder, {**row._asdict(), "curve": settings.curve, "seed": seed, **same})

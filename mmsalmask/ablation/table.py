@@ -1,5 +1,6 @@
 """The table and the picture that compare the rows of a plan."""
 
+import textwrap
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from mmsalmask.visualization.saving import save_figure
 
 MEASURES = {"top1": "top-1 %", "mean_per_class": "mean per class %"}
+_LETTERS = 32  # of a line of a row's name in the picture
 LINEAR = {"linear_top1": "linear top-1 %", "linear_mean_per_class": "linear mean per class %"}
 
 
@@ -50,15 +52,17 @@ def header(results: dict[str, dict[int, dict]]) -> list[str]:
 
 def draw(results: dict[str, dict[int, dict]], picture: Path) -> None:
     """A line per row: every seed a dot, their mean a bar."""
-    names = list(results)
-    figure = Figure(figsize=(7, 1.2 + 0.38 * len(names)), dpi=130, layout="constrained")
+    names = [textwrap.fill(name, _LETTERS) for name in results]
+    lines = 1 + max(name.count("\n") for name in names)
+    height = max(0.38, 0.2 * lines) * len(names)
+    figure = Figure(figsize=(7, 1.2 + height), dpi=130, layout="constrained")
     axis = figure.subplots()
-    for place, name in enumerate(names):
-        values = [run["top1"] for run in results[name].values()]
+    for place, runs in enumerate(results.values()):
+        values = [run["top1"] for run in runs.values()]
         if values:
             axis.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color="tab:blue", lw=2.5)
             axis.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.45, mew=0)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlabel("kNN top-1, % (dot: a seed, bar: their mean)")
     axis.grid(axis="x", alpha=0.3)

@@ -8,7 +8,6 @@ from mmsalmask.api.devices import choose_device
 from mmsalmask.api.encoder import working
 from mmsalmask.api.models import as_encoder
 from mmsalmask.checks import check_integer
-from mmsalmask.data.image_folder import check_folder
 from mmsalmask.engine.out_of_memory import sentences_for_memory
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import extract_both
@@ -73,9 +72,7 @@ def evaluate(
         (2, 16, 8)
     """
     encoder, place = as_encoder(model), choose_device(device)
-    for folder in (train, test):
-        check_folder(str(folder), "give a folder <class>/<image>")
-    crop = check_integer("size", size or encoder.size)
+    crop = check_integer("size", encoder.size if size is None else size)
     sets = labelled_folders(str(train), str(test), None, seed, crop, encoder.channels)
     warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)

@@ -20,7 +20,7 @@ from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.checkpoint.loading import meta_of
 from mmsalmask.checkpoint.origin import config_of, describe
 from mmsalmask.downstream.tables import markdown_table
-from mmsalmask.visualization.page import write_page
+from mmsalmask.visualization.page import plain, write_page
 from mmsalmask.visualization.saving import save_figure
 
 QUERIES, NEIGHBOURS = 6, 6  # pictures of the neighbours
@@ -66,7 +66,7 @@ def report(
     folder = run.folder / "report"
     newest, curves = run.checkpoint, run.plot()
     checkpoint = load_checkpoint(newest, lazy=True)
-    parts = [f"# Pretraining {run.folder.resolve().name}\n", _facts(run, checkpoint, newest)]
+    parts = [f"# Pretraining {plain(run.folder.resolve().name)}\n", _facts(run, checkpoint, newest)]
     parts += ["## Curves\n", _picture(curves, folder, "curves"), _masks(run)]
     if data is not None:
         encoder = get_model(newest)
@@ -99,7 +99,9 @@ def _facts(run: Run, checkpoint: Mapping[str, Any], source: Path) -> str:
     }
     if "images_per_second" in history:
         facts["images per second, median"] = f"{np.nanmedian(history['images_per_second']):,.0f}"
-    return markdown_table(["", ""], [[key, str(value)] for key, value in facts.items()], left=2)
+    return markdown_table(
+        ["", ""], [[key, plain(str(value))] for key, value in facts.items()], left=2
+    )
 
 
 def _picture(figure: Figure, folder: Path, name: str) -> str:
@@ -150,7 +152,7 @@ def _warnings(run: Run) -> str:
     told = Counter(found for log in logs for found in _WARNING.findall(log))
     if not told:
         return "## Warnings\n\nNone.\n"
-    rows = [[sentence.replace("|", "\\|"), str(times)] for sentence, times in told.most_common(30)]
+    rows = [[plain(sentence), str(times)] for sentence, times in told.most_common(30)]
     return "## Warnings\n\n" + markdown_table(["warning", "times"], rows)
 
 

@@ -60,8 +60,8 @@ class Run:
         """Columns of numbers by name, float64, a row for each line of the log, in order.
 
         ``step``, ``epoch`` and ``iter`` count; ``loss``, ``lr``, ``images_per_second``, the shares
-        that are masked and, where the recipe evaluates, ``knn/top1`` are figures. A row that lacks
-        a column has NaN there. A run that was resumed has one curve.
+        that are masked and, where the recipe evaluates, ``knn_top1`` are figures. A row that lacks
+        a column has NaN there. A run that was resumed, or started anew, has one curve.
         """
         lines = logged_points(self.folder)
         names = dict.fromkeys([*_COUNTS, *(name for line in lines for name in line)])
@@ -124,6 +124,8 @@ def _draw(axis: Axes, history: dict[str, np.ndarray], name: str) -> None:
     known = np.isfinite(history[name])
     axis.plot(history["step"][known], history[name][known], marker="." if known.sum() < 30 else "")
     axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if np.isfinite(history["epoch"]).any() and not np.isfinite(history["iter"][known]).any():
+        axis.set_xlabel("epoch", fontsize=8)  # of an evaluation, among curves over iterations
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
 

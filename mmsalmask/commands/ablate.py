@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmsalmask.ablation.plan import CURVE_IMAGES, Row, Settings, check_rows, read_plan
+from mmsalmask.ablation.plan import CURVE_IMAGES, Row, Settings, check_judged, check_rows, read_plan
 from mmsalmask.ablation.runs import evaluation, hold_out, run
 from mmsalmask.ablation.table import draw, header, table_rows
 from mmsalmask.cli import Parser, print_table, report_errors, work_dir_argument
@@ -122,11 +122,13 @@ def ablate(
         list(cfg_options),
     )
     planned = read_plan(Path(plan), rows)
-    check_rows(planned, settings)
+    channels = check_rows(planned, settings)
     if not Path(data).is_dir():
         raise InputError(f"--data: there is no folder {data}")
     if holdout:
         settings = hold_out(settings)
+    for number in channels:
+        check_judged(settings, number)
     origin = {**provenance(), "seed": list(seeds)}
     results, failures = run_rows(planned, seeds, settings, jobs)
     table = Table(*header(results))

@@ -13,6 +13,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 import mmsalmask as sm
 from mmsalmask.cli import Parser, report_errors
 from mmsalmask.errors import InputError, some_names
+from mmsalmask.visualization.saving import save_figure
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -87,7 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
     if found.skipped:
         print(f"{len(found.skipped)} images cannot be read: {some_names(found.skipped)}")
     if options.map:
-        found.map().savefig(options.map, dpi=140)
+        figure = found.map()
+        figure.set_dpi(140)
+        save_figure(figure, options.map)
         print(options.map)
     if options.duplicates is not None:
         print(f"copies (pairs of a cosine similarity of {options.duplicates:g} or more):")

@@ -12,7 +12,7 @@ from typing import Any
 from mmsalmask.cli import Parser, config_arguments, labelled_arguments, report_errors
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
-from mmsalmask.evaluation.knn import knn_classify_each
+from mmsalmask.evaluation.knn import check_scale, knn_classify_each
 from mmsalmask.provenance import provenance, write_result
 
 
@@ -53,6 +53,7 @@ def knn(
     """
     origin = provenance(seed)
     ks = [k] if isinstance(k, int) else list(k)
+    check_scale(temperature)
     features, facts = features_for(
         config,
         checkpoint,
@@ -65,6 +66,7 @@ def knn(
         workers,
         device,
         cfg_options,
+        ks,
     )
     predicted = knn_classify_each(
         features.train,

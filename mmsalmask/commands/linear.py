@@ -20,7 +20,7 @@ from mmsalmask.cli import Parser, config_arguments, labelled_arguments, report_e
 from mmsalmask.evaluation.accuracy import accuracy
 from mmsalmask.evaluation.features import features_for
 from mmsalmask.evaluation.knn import knn_classify
-from mmsalmask.evaluation.linear import LEARNING_RATES, Recipe, evaluate_linear
+from mmsalmask.evaluation.linear import LEARNING_RATES, Recipe, check_settings, evaluate_linear
 from mmsalmask.provenance import provenance, write_result
 
 
@@ -70,6 +70,7 @@ def linear(
     """
     origin = provenance(seed)
     recipe = Recipe(epochs=epochs, schedule=schedule)
+    check_settings(lr, weight_decay, recipe, held_out)
     features, facts = features_for(
         config,
         checkpoint,
@@ -82,6 +83,7 @@ def linear(
         workers,
         device,
         cfg_options,
+        [] if knn is None else [knn],
     )
     result = evaluate_linear(features, facts["classes"], lr, weight_decay, held_out, recipe, seed)
     right = np.array(result.pop("predicted")) == features.test_labels.cpu().numpy()

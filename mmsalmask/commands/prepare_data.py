@@ -11,6 +11,7 @@ incomplete.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -149,8 +150,8 @@ DATASETS = {
         """
 # Needs an account at image-net.org; ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and
 # ILSVRC2012_img_val.tar have to lie in {folder}. Unpacks them, and sorts the validation images.
-python -c "from torchvision.datasets import ImageNet as I; I('{folder}', 'train'); \
-I('{folder}', 'val')"
+python -c "import sys; from torchvision.datasets import ImageNet as I; \
+I(sys.argv[1], 'train'); I(sys.argv[1], 'val')" {folder}
 """,
     ),
     "caltech101": Dataset(
@@ -297,8 +298,8 @@ def prepare_data(datasets: Sequence[str] = (), data_root: str | Path = "data") -
         if not findings or not all(finding.complete for finding in findings):
             incomplete.append(name)
     for name in incomplete:
-        folder = root / DATASETS[name].folder
-        commands = DATASETS[name].commands.format(folder=folder, root=root)
+        folder = shlex.quote(str(root / DATASETS[name].folder))
+        commands = DATASETS[name].commands.format(folder=folder, root=shlex.quote(str(root)))
         print(f"\n# {name}, for {DATASETS[name].used_by}:{commands}", end="")
     return incomplete
 

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from mmsalmask.cli import LOADERS, Parser, report_errors
 from mmsalmask.data import ImageFolder, channel_statistics
 from mmsalmask.data.bands import BAND_EXTENSIONS
+from mmsalmask.data.image_folder import check_folder
 from mmsalmask.data.loading import EXTENSIONS
 from mmsalmask.errors import some_names
 from mmsalmask.provenance import provenance, write_result
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(arguments)
     extensions = EXTENSIONS if options.channels is None else BAND_EXTENSIONS
     with report_errors():
+        check_folder(
+            options.source, "name a folder of images, a tar file or a Hugging Face dataset"
+        )
         images = ImageFolder(options.source, extensions=extensions)
         with Progress(transient=True) as bar:
             task = bar.add_task("reading")

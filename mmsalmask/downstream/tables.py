@@ -42,11 +42,14 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A table whose first columns are left-aligned and whose others are figures.
 
+    A ``|`` in a cell stays in it.
+
     >>> print(markdown_table(["dataset", "top-1 %"], [["Caltech-101", "81.23"]]), end="")
     | dataset | top-1 % |
     | --- | ---: |
     | Caltech-101 | 81.23 |
     """
     rule = ["---"] * left + ["---:"] * (len(header) - left)
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in (header, rule, *rows))
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in cells)
     return lines + "\n"

@@ -4,7 +4,7 @@ Every image is seen as the encoder saw images in pretraining: resized, cut out a
 normalised by the config's preprocessor and, after the high-pass strategy, filtered.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from mmsalmask.config import check_config, load_config
 from mmsalmask.data import ImageFolder
 from mmsalmask.data.image_folder import check_folder
 from mmsalmask.errors import InputError
+from mmsalmask.evaluation.knn import check_neighbours
 from mmsalmask.evaluation.labelled import count_classes, labelled_folders, warn_of_shared
 from mmsalmask.masking import Strategy
 from mmsalmask.registry import MODELS, TRANSFORMS
@@ -205,6 +206,7 @@ def features_for(
     workers: int = 2,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    ks: Sequence[int] = (),
 ) -> tuple[LabelledFeatures, dict]:
     """Features of labelled images by a checkpoint, and the facts that they depend on.
 
@@ -220,9 +222,10 @@ def features_for(
         workers: processes that decode.
         device: where the backbone runs; ``None`` for the GPU if there is one, else the CPU.
         cfg_options: overrides of config keys, dotted path → value.
+        ks: numbers of neighbours that there must be images for.
 
     Raises:
-        InputError: for a config, checkpoint, folder or device that will not do.
+        InputError: for a config, checkpoint, folder, number or device that will not do.
     """
     cfg = load_config(config, cfg_options)
     check_config(cfg)
@@ -236,6 +239,7 @@ def features_for(
     sets = labelled_folders(train, test, train_per_class, seed, size, bands_of(cfg))
     for side in sets:
         side.tell(logger)
+    check_neighbours(ks, len(sets[0]))
     shared = warn_of_shared(sets, logger)
     facts = {
         "checkpoint": checkpoint,

@@ -113,7 +113,7 @@ def _check(
             f"{len(bank)} bank features need as many labels, not {tuple(bank_labels.shape)}."
         )
     check_neighbours(ks, len(bank))
-    _check_scale(temperature, chunk)
+    check_scale(temperature, chunk)
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise InputError(
             f"Bank labels run from {int(bank_labels.min())} to {int(bank_labels.max())}, which "
@@ -125,7 +125,8 @@ def _check(
         )
 
 
-def _check_scale(temperature: float, chunk: int) -> None:
+def check_scale(temperature: float, chunk: int = 1) -> None:
+    """Refuse a temperature, or a number of queries compared at a time, that is none."""
     if not is_number(temperature, 0) or temperature == 0:
         raise InputError(f"The kNN temperature is {temperature!r}; give a positive one.")
     if not is_integer(chunk, 1):
@@ -167,7 +168,7 @@ class KNNMetric(BaseMetric):
         several = isinstance(ks, Sequence) and not isinstance(ks, str) and len(ks) > 0
         if not several or not all(is_integer(one, 1) for one in ks):
             raise InputError(f"k must be a number of neighbours, or a list of them, got {k!r}")
-        _check_scale(temperature, chunk)
+        check_scale(temperature, chunk)
         self.k = tuple(ks)
         self.temperature = temperature
         self.chunk = chunk

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmsalmask.checks import check_integer
 from mmsalmask.data import ImageFolder, PerClassSplit, read_image
 from mmsalmask.data.bands import BAND_EXTENSIONS, read_bands
+from mmsalmask.data.image_folder import check_folder
 from mmsalmask.data.loading import EXTENSIONS
 from mmsalmask.data.storage import file_identity
 from mmsalmask.errors import InputError
@@ -98,6 +99,9 @@ def labelled_folders(
     Raises:
         InputError: for folders that cannot be read so, or cannot be split so.
     """
+    for folder in (train, test):
+        if folder is not None:
+            check_folder(folder, "give a folder <class>/<image>")
     options = dict(pipeline=[CentreCrops(size, channels)], test_mode=True)
     if test is not None:
         return tuple(ImageFolder(root, with_label=True, **options) for root in (train, test))

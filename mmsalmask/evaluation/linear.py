@@ -162,8 +162,7 @@ def choose(
     Raises:
         InputError: For impossible values, and if nothing can be held out.
     """
-    if not 0 < held_out < 1:
-        raise InputError(f"the share held out is {held_out}; give one between 0 and 1")
+    check_settings(learning_rates, weight_decays, recipe, held_out)
     part, rest = split_share(labels.cpu(), held_out, seed)
     if not rest:
         raise InputError(
@@ -200,7 +199,11 @@ def evaluate_linear(
     Raises:
         InputError: For impossible values, and for features that are not finite.
     """
-    _check(features, learning_rates, weight_decays, recipe)
+    check_settings(learning_rates, weight_decays, recipe, held_out)
+    if not (features.train.isfinite().all() and features.test.isfinite().all()):
+        raise InputError(
+            "some features are not finite numbers; look for a diverged run behind this checkpoint"
+        )
     if len(learning_rates) * len(weight_decays) == 1:
         rate, decay, trials = learning_rates[0], weight_decays[0], []
     else:
@@ -231,12 +234,13 @@ def evaluate_linear(
     }
 
 
-def _check(
-    features: LabelledFeatures,
+def check_settings(
     learning_rates: Sequence[float],
     weight_decays: Sequence[float],
     recipe: Recipe,
+    held_out: float,
 ) -> None:
+    """Refuse what no classifier can be trained with, before there are features to train it on."""
     if not learning_rates or min(learning_rates) <= 0:
         raise InputError(f"learning rates must be positive, got {list(learning_rates)}")
     if not weight_decays or min(weight_decays) < 0:
@@ -248,7 +252,5 @@ def _check(
         )
     if recipe.schedule not in ("step", "cosine"):
         raise InputError(f"the schedule must be 'step' or 'cosine', got {recipe.schedule!r}")
-    if not (features.train.isfinite().all() and features.test.isfinite().all()):
-        raise InputError(
-            "some features are not finite numbers; look for a diverged run behind this checkpoint"
-        )
+    if not 0 < held_out < 1:
+        raise InputError(f"the share held out is {held_out}; give one between 0 and 1")

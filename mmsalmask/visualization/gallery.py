@@ -172,7 +172,7 @@ def describe(masker: SaliencyMasker) -> str:
 
 def _range(ratio: tuple[float, float]) -> str:
     low, high = ratio
-    return f"{100 * low:g}–{100 * high:g}%"
+    return f"{100 * low:g}%" if low == high else f"{100 * low:g}–{100 * high:g}%"
 
 
 def to_photos(views: Tensor, preprocessor, filtered: bool = False) -> np.ndarray:

@@ -37,12 +37,12 @@ class Ratios:
             sides = ("the view",) if len(means) == 1 else ("foreground", "background")
             told = [f"{m:.1f} % of {s}" for m, s in zip(means, sides, strict=True) if m == m]
             parts.append(f"{name}: {', '.join(told)}{'' if parts else ' masked'}")
-        line = "; ".join(parts)
+        parts = parts or ["nothing masked"]
         if self.object_shares:
-            line += f"; foreground {100 * torch.stack(self.object_shares).mean():.0f} % of the view"
-        if self.plain:
-            line += f", {self.plain} views without any, masked at random"
-        return f"{line} ({self.views} views)"
+            share = 100 * torch.stack(self.object_shares).mean()
+            plain = f", {self.plain} views without any, masked at random" if self.plain else ""
+            parts.append(f"foreground {share:.0f} % of the view{plain}")
+        return f"{'; '.join(parts)} ({self.views} views)"
 
 
 def shares(mask: Tensor, where: Tensor | None) -> list[Tensor]:

@@ -56,13 +56,18 @@ onUse(document.querySelectorAll("img"), enlarge);
 """
 
 
+def plain(text: str) -> str:
+    """Markdown that shows a text as it is, whatever stands in it."""
+    return re.sub(r"([\\`*_{}\[\]])", r"\\\1", escape(text, quote=False))
+
+
 def write_page(text: str, folder: Path, file: Path) -> None:
     """Write Markdown as HTML; the pictures that it names, PNGs below ``folder``, go inside."""
     import markdown
 
     body = markdown.markdown(text, extensions=["tables", "sane_lists"])
     body = re.sub(r'src="([^"]+)"', lambda found: _inline(folder / found[1]), body)
-    title = escape(text.partition("\n")[0].removeprefix("# "))
+    title = re.sub("<.*?>", "", body.partition("\n")[0])
     page = (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'

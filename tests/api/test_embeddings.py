@@ -154,6 +154,14 @@ def test_numbers_that_ask_for_nothing_are_refused(ask, words, embeddings):
         ask(embeddings)
 
 
+def test_a_size_of_nothing_is_refused(folder):
+    for ask in (sm.embed, sm.diagnose):
+        with pytest.raises(InputError, match="size must be an integer of at least 1, got 0"):
+            ask(PLAIN, folder, size=0, workers=0)
+    with pytest.raises(InputError, match="size must be"):
+        sm.evaluate(PLAIN, folder.parent, folder.parent, size=0, workers=0)
+
+
 def test_an_array_is_no_picture():
     with pytest.raises(InputError, match=r"not ndarray: take PIL\.Image\.fromarray"):
         sm.get_model(PLAIN).transform(np.zeros((64, 64, 3), dtype=np.uint8))
@@ -264,6 +272,17 @@ def test_a_map_that_cannot_be_written_is_told_before_anything_is_computed(
         assert exit.value.code == 2
         told = capsys.readouterr().err
         assert (words in told) if file.name == name else ("its folder cannot be made (" in told)
+
+
+def test_a_map_is_written_whole_or_told(folder, tmp_path, capsys, embeddings, monkeypatch):
+    monkeypatch.setattr(sm, "embed", lambda *_: embeddings)
+    words = [PLAIN, str(folder), "-o", str(tmp_path / "e.npz"), "--map"]
+    embed_command.main([*words, str(tmp_path / "map.SVG")])
+    assert "<svg" in (tmp_path / "map.SVG").read_text()
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        embed_command.main([*words, str(tmp_path / "taken.png")])
+    assert "taken.png cannot be written (Is a directory)" in capsys.readouterr().err
 
 
 def test_the_map_shows_no_picture_of_a_file_that_is_gone(embeddings, folder, tmp_path):

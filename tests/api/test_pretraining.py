@@ -1,5 +1,6 @@
 """sm.pretrain: the config it writes, the run it leaves, and bad input in one sentence."""
 
+import json
 import os
 from importlib import import_module
 from pathlib import Path
@@ -180,6 +181,15 @@ def test_a_run_has_checkpoint_curves_and_pictures(run):
     masks = run.masks()
     assert isinstance(masks, Figure)
     assert min(masks.axes[0].images[0].get_size()) > 300
+
+
+def test_a_curve_of_an_evaluation_says_that_it_counts_epochs(tmp_path):
+    lines = [{"loss": 2.0, "lr": 0.1, "epoch": 1, "iter": 9, "step": 9}, {"knn_top1": 5, "step": 1}]
+    (tmp_path / "now" / "vis_data").mkdir(parents=True)
+    (tmp_path / "now" / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, lines)))
+    axes = sm.Run(tmp_path).plot().axes
+    told = {axis.get_title() or axis.get_ylabel(): axis.get_xlabel() for axis in axes}
+    assert told == {"loss": "iteration", "lr": "", "knn top1": "epoch"}
 
 
 def test_the_encoder_of_a_run_is_the_query_encoder(run, images):

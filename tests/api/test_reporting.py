@@ -66,6 +66,16 @@ def test_warnings_of_the_logs_are_counted(run, tmp_path):
     assert "Is it any good?" not in told(page)  # nobody gave images
 
 
+def test_names_and_warnings_are_shown_as_they_are(run, tmp_path):
+    named = shutil.copytree(run.folder, tmp_path / "run <a> *b*")
+    (log,) = named.glob("*/*.log")
+    log.write_text("11/26 - mmengine - WARNING - give <class>/<image>, *not* __all__\n")
+    page = sm.report(named)
+    for tag in ("h1", "title"):
+        assert f"<{tag}>Pretraining run &lt;a&gt; *b*</{tag}>" in page.read_text()
+    assert "<td>give &lt;class&gt;/&lt;image&gt;, *not* __all__</td>" in told(page)["Warnings"]
+
+
 @pytest.mark.parametrize("width", [400, 1600])
 def test_nothing_is_wider_than_the_window(page, width):
     assert measure(page, width)[-1] <= 0

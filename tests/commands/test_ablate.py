@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.table import Table
 
 from mmsalmask.ablation.plan import Settings, check_rows, read_plan
 from mmsalmask.ablation.runs import trained_seconds
-from mmsalmask.ablation.table import table_rows
+from mmsalmask.ablation.table import draw, header, table_rows
 from mmsalmask.checkpoint import load_checkpoint
+from mmsalmask.cli import print_table
 from mmsalmask.commands import ablate
 from mmsalmask.config import load_config
+from mmsalmask.downstream.tables import markdown_table
 from mmsalmask.errors import InputError
 from mmsalmask.shipped import CONFIGS
 
@@ -250,6 +253,27 @@ def test_a_mistake_in_the_last_row_stops_everything_before_the_first_run(place, 
     assert not (place / "wrong").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--test", "nowhere"], "image folder nowhere does not exist: give a folder"),
+        (["--test", "{photos}/down"], "labels need every image in a subfolder"),
+        (["--train-per-class", "6"], "6 training images of each class do not leave images"),
+        (["--holdout", "0.4", "-k", "9"], "k = 9 neighbours cannot be drawn from a bank of 8"),
+        (["--holdout", "0.4", "--size", "0"], "size must be an integer of at least 1"),
+    ],
+)
+def test_images_that_cannot_be_classified_are_told_before_the_first_run(
+    place, tmp_path, capsys, words, told
+):
+    plan, photos = str(write(place, PLAN)), str(place / "photos")
+    words = [word.format(photos=photos) for word in words]
+    with pytest.raises(SystemExit, match="2"):
+        ablate.main([plan, "--data", photos, "--work-dir", str(tmp_path / "out"), "-k=3", *words])
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out" / "untrained").exists()
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(place, capsys):
     rows = [
         {"name": "cannot", "overrides": ["model.data_preprocessor.masker.grid=40"]},
@@ -278,6 +302,19 @@ WRONG = {
     "a row has no name": {"config": "tiny.py", "rows": [{"pretrain": False}]},
     "the key 'override'": {"config": "tiny.py", "rows": [{"name": "a", "override": ["b=1"]}]},
     "two rows named 'a'": {"config": "tiny.py", "rows": [{"name": "a"}, {"name": "a"}]},
+    "whose folder is the same, a-b": {
+        "config": "tiny.py",
+        "rows": [{"name": "a b"}, {"name": "a-b"}],
+    },
+    "overrides of .*plan.yml must be a list": {
+        "config": "tiny.py",
+        "overrides": "train_cfg.max_epochs=2",
+        "rows": [{"name": "a"}],
+    },
+    "overrides of row 'a' of .* must be a list": {
+        "config": "tiny.py",
+        "rows": [{"name": "a", "overrides": [{"train_cfg.max_epochs": 2}]}],
+    },
     "no row 'b', but a": {"config": "tiny.py", "rows": [{"name": "a"}]},
 }
 
@@ -313,6 +350,22 @@ def test_the_table_has_mean_and_deviation_over_seeds_and_the_paired_difference()
         ["once", "40.0", "20.0", "-14.0", "1.5"],
         ["never", "–", "–", "–", "–"],
     ]
+
+
+def test_a_row_may_be_called_anything(tmp_path, capsys):
+    name = "[mean] a|b $x_$ " + "and so on " * 12
+    runs = {0: {"top1": 50.0, "mean_per_class": 50.0, "pretraining_seconds": 60}}
+    results = {name: runs, "short": runs}
+    table = Table(*header(results))
+    table.add_row(*table_rows(results)[0])
+    print_table(table)
+    assert capsys.readouterr().out.count("[mean] a|b $x_$") == 2
+    rows = markdown_table(header(results), table_rows(results)).splitlines()
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {6}
+    draw(results, tmp_path / "plot.png")
+    # The frame of the axis is the longest dark line; the names leave it most of the width.
+    dark = np.asarray(Image.open(tmp_path / "plot.png").convert("L")) < 50
+    assert dark.sum(1).max() > 0.55 * dark.shape[1]
 
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "configs" / "ablations").glob("*.yml")))

@@ -210,6 +210,20 @@ def test_images_count_alike_whatever_the_batch_and_only_where_they_have_the_side
     assert "1 views without any, masked at random (5 views)" in whole.line()
 
 
+def test_views_that_lose_nothing_are_told_so():
+    views, told = torch.zeros(2, 3, 8, 8), Ratios()
+    told.add(MaskedViews(query=views, key=views))
+    assert told.line() == "nothing masked (2 views)"
+    where = torch.ones(2, 4, 4, dtype=torch.bool)
+    told.add(MaskedViews(query=views, key=views, query_foreground=where))
+    assert told.line() == "nothing masked; foreground 100 % of the view (4 views)"
+
+
+def test_one_share_is_no_range():
+    masker = SaliencyMasker(MeanFill(), BoundaryPriorSaliency(), query_ratio=(0.5, 0.5))
+    assert "query: 50 % masked" in gallery.describe(masker)
+
+
 def test_the_seed_alone_decides_picture_and_line(browse, folder, tmp_path):
     results = []
     for seed in (3, 3, 4):

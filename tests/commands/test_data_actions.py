@@ -39,6 +39,13 @@ def test_shards_that_cannot_be_made_are_one_sentence(folder, tmp_path):
     assert done.sentence().endswith("cannot be made (Not a directory): name another folder")
 
 
+def test_statistics_of_a_missing_folder_name_no_option_that_is_not_there(tmp_path):
+    done = run_tool("prepare_data.py", "stats", str(tmp_path / "no"))
+    assert done.sentence().endswith(
+        "does not exist: name a folder of images, a tar file or a Hugging Face dataset"
+    )
+
+
 def test_statistics_are_printed_as_a_config_takes_them(folder, tmp_path):
     (folder / "broken.png").write_text("no image")
     file = tmp_path / "stats.json"

@@ -49,6 +49,10 @@ def test_overrides_keep_their_spaces_and_need_a_value(tool, words, capsys):
 
 def test_a_misspelt_option_is_told_before_the_one_that_it_was_meant_to_be(capsys):
     parse = import_module("mmsalmask.commands.knn").parse_arguments
+    browse = import_module("mmsalmask.commands.browse_masks").parse_arguments
+    with pytest.raises(SystemExit, match="2"):
+        browse(["config.py", "photo.jpg", "--rwos", "3"])
+    assert "there is no option --rwos; did you mean --rows?" in capsys.readouterr().err
     for words, told in (
         (["--trian=a", "--test", "b"], "there is no option --trian; did you mean --train?"),
         (["--test", "b"], "the following arguments are required: --train"),

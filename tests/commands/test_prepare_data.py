@@ -1,5 +1,6 @@
 """tools/prepare_data.py: it sees what is missing, says how to get it, and touches nothing."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,16 @@ def test_without_a_data_folder_everything_is_missing_and_fetched(tmp_path, monke
     told = capsys.readouterr().out
     assert "coco: there is no data/coco" in told
     assert "mkdir -p data/coco" in told
+
+
+def test_commands_can_be_pasted_where_the_folder_has_spaces(tmp_path, capsys):
+    (tmp_path / "my data").mkdir()
+    prepare_data.prepare_data(data_root=tmp_path / "my data")
+    told = capsys.readouterr().out.partition("\n# ")[2]
+    assert f"tar -x -C '{tmp_path}/my data'" in told
+    for line in told.replace("\\\n", "").splitlines():
+        if not line.startswith("#"):
+            assert not any(word.endswith("/my") for word in shlex.split(line)), line
 
 
 def test_commands_have_no_field_left_open():

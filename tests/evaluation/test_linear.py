@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mmsalmask.commands import linear
+from mmsalmask.commands import knn, linear
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation import accuracy, evaluate_linear
 from mmsalmask.evaluation.features import LabelledFeatures
@@ -202,7 +202,25 @@ def test_the_tool_tells_the_rates_it_tried_and_writes_where_its_figure_comes_fro
     assert result["learning_rate"] in (0.01, 1)
     assert (result["train_images"], result["test_images"], result["seed"]) == (24, 6, 3)
     assert {"command", "commit", "hardware", "torch"} <= set(result)
-    with pytest.raises(SystemExit) as leave:
-        linear.main([str(word) for word in (config_file, "none", *words, "--lr", -1)])
-    assert leave.value.code == 2
-    assert "error: learning rates must be positive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "more", "told"),
+    [
+        (linear, ["--lr", -1], "learning rates must be positive"),
+        (linear, ["--held-out", 1], "the share held out is 1.0"),
+        (linear, ["--knn", 25], "k = 25 neighbours cannot be drawn from a bank of 24"),
+        (knn, ["-k", 5, 25], "k = 25 neighbours cannot be drawn from a bank of 24"),
+        (knn, ["--temperature", 0], "The kNN temperature is 0.0"),
+    ],
+)
+def test_a_number_that_cannot_work_is_told_before_any_image_is_encoded(
+    shapes, config_file, capsys, monkeypatch, tool, more, told
+):
+    monkeypatch.setattr(
+        "mmsalmask.evaluation.features.extract_both", lambda *_: pytest.fail("encoded")
+    )
+    words = [config_file, "none", "--train", shapes / "train", "--test", shapes / "test", *more]
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([str(word) for word in (*words, "--size", 32)])
+    assert f"error: {told}" in capsys.readouterr().err

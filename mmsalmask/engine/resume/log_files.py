@@ -13,11 +13,22 @@ _PATTERNS = ("*/vis_data/*tfevents*", "*/vis_data/*.json")
 def logged_points(work_dir: str | Path) -> list[dict[str, Any]]:
     """What was logged in a work directory, a dict of numbers for each line, over all its runs.
 
-    A line that a killed or running process has not written to its end is left out.
+    What a later run has trained anew, one that was not resumed, is left out of the earlier ones,
+    and so is a line that a killed or running process has not written to its end.
     """
-    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    points: list[dict[str, Any]] = []
+    for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        later = [json.loads(line) for line in lines if line.endswith("}")]
+        start = next((point for point in later if "iter" in point), None)
+        points = [point for point in points if start is None or _before(point, start)] + later
+    return points
+
+
+def _before(point: dict[str, Any], start: dict[str, Any]) -> bool:
+    """Whether a line lies before a line of training; evaluations may count epochs."""
+    unit = "epoch" if "iter" not in point and "epoch" in start else "step"
+    return point["step"] < start[unit]
 
 
 def log_sizes(work_dir: str | Path, visualizer: Visualizer) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """A killed run, resumed, is the run that was never killed: the parts (all: tests/system)."""
 
+import json
 import random
 from pathlib import Path
 
@@ -208,6 +209,29 @@ def test_the_state_of_an_apple_gpu_is_kept_and_set(monkeypatch):
     states.append(torch.tensor([8], dtype=torch.uint8))
     set_random_state(kept)
     assert states[-1].item() == 7
+
+
+def test_a_run_that_starts_anew_has_no_curve_of_the_one_before(tmp_path):
+    def log(run: str, epochs: range, by_epoch: bool = True) -> list[dict]:
+        """Two lines of training an epoch, and an evaluation."""
+        points = []
+        for epoch in epochs:
+            for step in (2 * epoch - 1, 2 * epoch):
+                point = {"loss": 1.0, "iter": step, "step": step}
+                points.append({**point, "epoch": epoch} if by_epoch else point)
+            points.append({"knn_top1": 50.0, "step": epoch if by_epoch else 2 * epoch})
+        (tmp_path / run / "vis_data").mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(point) + "\n" for point in points)
+        (tmp_path / run / "vis_data" / "scalars.json").write_text(text)
+        return points
+
+    for by_epoch in (True, False):
+        first, resumed = log("a", range(1, 4), by_epoch), log("b", range(4, 6), by_epoch)
+        assert logged_points(tmp_path) == first + resumed
+        again = log("b", range(3, 6), by_epoch)
+        assert logged_points(tmp_path) == first[:6] + again
+        again = log("b", range(1, 2), by_epoch)
+        assert logged_points(tmp_path) == again
 
 
 def test_logged_points_are_of_all_runs_and_none_is_half(tmp_path):
