@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import yaml
 from localizers import MOBILENET, SIDE, measure, on_grid, unpacked_photos
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import DictAction
 from mmengine.registry import DefaultScope
@@ -692,32 +693,53 @@ def _covered(masks: Tensor, objects: Tensor) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------- the page
 
 
+def group_of(name: str) -> str:
+    """The panel of the curves in which a row is drawn."""
+    return "SimCLR" if name.startswith("SimCLR") else "crops" if "crop" in name else "masks"
+
+
 def draw_curves(results: dict, picture: Path) -> None:
-    """Loss and kNN accuracy over epochs, the means of all seeds."""
-    figure = Figure(figsize=(11, 4), dpi=120, layout="constrained")
-    axes = figure.subplots(1, 2)
-    colours = ["#4c4c4c", "#d1603d", "#e9b44c", "#3a7ca5", "#6a994e", "#8e6c8a", "#2a9d8f"]
-    for number, (name, runs) in enumerate(results.items()):
-        curves = [run["curves"] for run in runs.values() if "curves" in run]
-        for axis, key in zip(axes, ("loss", "knn_top1"), strict=True):
-            points = [np.array(curve[key]).T for curve in curves if curve[key]]
-            if points:
-                # Seeds of another machine may have been followed at other epochs.
-                epochs = points[0][0]
-                means = np.mean([np.interp(epochs, *each) for each in points], axis=0)
-                style = ("-", "--", ":", "-.")[number // len(colours) % 4]
-                colour = colours[number % len(colours)]
-                axis.plot(epochs, means, style, color=colour, label=name, lw=1.4)
-    for run in list(results.get(UNTRAINED, {}).values())[:1]:
-        axes[1].axhline(run["top1"], color="0.7", lw=1, ls=":", label=UNTRAINED)
-    axes[0].set(title="loss (not comparable between methods)", xlabel="epoch")
-    axes[1].set(title="kNN top-1 on test photos, %", xlabel="epoch")
-    handles = axes[1].get_legend_handles_labels()
-    figure.legend(*handles, fontsize=8, frameon=False, loc="outside right upper")
-    for axis in axes:
+    """Loss and kNN accuracy over epochs, the means of all seeds, in a column per group of rows."""
+    groups = list(dict.fromkeys(map(group_of, results)))
+    figure = Figure(figsize=(1 + 4 * len(groups), 8), dpi=110, layout="constrained")
+    axes = figure.subplots(2, len(groups), squeeze=False, sharey="row")
+    for column, group in enumerate(groups):
+        above, below = axes[:, column]
+        names = [name for name in results if group_of(name) == group and name != UNTRAINED]
+        # A reference in each column; the losses of two algorithms are no comparison.
+        _draw_mean(above, results.get(BASELINE, {}), "knn_top1", color="0.3", lw=2.2)
+        if group != "SimCLR":
+            _draw_mean(below, results.get(BASELINE, {}), "loss", color="0.3", lw=2.2)
+        for number, name in enumerate(name for name in names if name != BASELINE):
+            style = dict(color=f"C{number % 10}", ls="-" if number < 10 else "--", lw=1.4)
+            _draw_mean(above, results[name], "knn_top1", label=name, **style)
+            _draw_mean(below, results[name], "loss", **style)
+        for run in list(results.get(UNTRAINED, {}).values())[:1]:
+            above.axhline(run["top1"], color="0.6", lw=1, ls=":")
+        above.set_title(f"{group}: kNN top-1 on test photos, %", fontsize=10)
+        below.set_title("loss", fontsize=10)
+        below.set_xlabel("epoch (thick grey: plain MoCo v2; dotted: untrained)", fontsize=8)
+        below.legend(
+            *above.get_legend_handles_labels(),
+            fontsize=8,
+            frameon=False,
+            loc="upper left",
+            bbox_to_anchor=(0, -0.16),
+        )
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(picture)
+
+
+def _draw_mean(axis: Axes, runs: dict, key: str, **style: Any) -> None:
+    """The mean of a curve over the seeds of a row; nothing if none of them has it."""
+    curves = [run["curves"] for run in runs.values() if "curves" in run]
+    points = [np.array(curve[key]).T for curve in curves if curve[key]]
+    if points:
+        # Seeds of another machine may have been followed at other epochs.
+        epochs = points[0][0]
+        axis.plot(epochs, np.mean([np.interp(epochs, *each) for each in points], axis=0), **style)
 
 
 def draw_masks(rows: list[str], photos: Path, size: int, picture: Path, seed: int = 1) -> None:
