@@ -254,6 +254,26 @@ def test_a_new_type_decides_which_keys_may_stand_below_it(small):
         assert load_config(small, order).model.neck.predictor.type == "NonLinearNeck"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_part_is_deleted_before_another_takes_its_place(small, turned):
+    options = {
+        "optim_wrapper.optimizer._delete_": True,
+        "optim_wrapper.optimizer.type": "AdamW",
+        "optim_wrapper.optimizer.lr": 1e-3,
+    }
+    cfg = load_config(small, dict(reversed(options.items())) if turned else options)
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-3)
+    check_config(cfg)
+
+
+def test_an_entry_of_a_list_is_not_replaced(small):
+    key = "train_dataloader.dataset.dataset.pipeline.0"
+    message = error_of(load_config, small, {key: None})
+    assert message.startswith(f"'{key}' would replace an entry of a list")
+    given = load_config(small, {key: dict(color_type="grayscale")})
+    assert given.train_dataloader.dataset.dataset.pipeline[0].color_type == "grayscale"
+
+
 def test_options_inside_one_another_contradict(small):
     message = error_of(load_config, small, {"model.backbone": 1, "model.backbone.depth": 18})
     assert "'model.backbone' and 'model.backbone.depth' contradict each other" in message
