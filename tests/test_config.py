@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.models.selfsup import MoCo
 
 from mmsalmask.cli import config_arguments, report_errors
-from mmsalmask.config import check_config, load_config
+from mmsalmask.config import check_config, check_together, load_config
 from mmsalmask.config.signatures import parameters_of
 from mmsalmask.errors import InputError
 from mmsalmask.registry import MODELS
@@ -540,6 +540,10 @@ WRONG = {
         [dict(type="LoggerHook", interval=interval) for interval in (0, -1, 0.5, "x")],
         f"default_hooks.logger.interval {WHOLE} 1",
     ),
+    "optim_wrapper.accumulative_counts": ([0, 2.5, "two"], f"{WHOLE} 1"),
+    "optim_wrapper.clip_grad": ([5, "norm"], "must be a dict such as dict(max_norm=1.0)"),
+    "fast_step": ([1, "no"], "must be True or False"),
+    "compile_encoders": (["no"], "must be True or False"),
     "randomness.seed": (["abc", -1, 0.5, 2**32], "must be an integer from 0 to 2**32 - 1"),
     "log_level": (["LOUD", "info", 0.5], "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
 }
@@ -566,6 +570,15 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(small, key, value):
 )
 def test_values_that_work_are_left_alone(small, options):
     check_config(load_config(small, options))
+
+
+@pytest.mark.parametrize("absent", ["optim_wrapper", "train_dataloader", "val_evaluator"])
+def test_a_part_that_lacks_the_others_is_refused(small, absent):
+    cfg = load_config(small)
+    check_together(cfg)
+    cfg.merge_from_dict({absent: None})
+    check_config(cfg)  # enough to look at masks
+    assert f"{absent} is missing beside " in error_of(check_together, cfg)
 
 
 # --------------------------------------------------------------------------------- hard negatives
