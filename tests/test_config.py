@@ -572,6 +572,30 @@ def test_values_that_work_are_left_alone(small, options):
     check_config(load_config(small, options))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "follows"),
+    [
+        (dict(type="CosineAnnealingLR"), False),
+        (dict(type="CosineAnnealingLR", convert_to_iter_based=True), False),
+        (dict(type="LinearLR", end=2), False),
+        (dict(type="LinearLR", end=2, convert_to_iter_based=True), True),
+        (dict(type="CosineAnnealingLR", by_epoch=False), True),
+        (dict(type="ReduceOnPlateauLR", monitor="loss"), True),
+    ],
+)
+def test_a_schedule_of_epochs_needs_a_training_of_epochs(small, schedule, follows):
+    """mmengine would leave the learning rate where one epoch brings it."""
+    cfg = load_config(small)
+    cfg.param_scheduler = [schedule]
+    check_config(cfg)
+    for loop in (dict(type="IterBasedTrainLoop"), dict(by_epoch=False)):
+        cfg.train_cfg = dict(**loop, max_iters=20)
+        if follows:
+            check_config(cfg)
+        else:
+            assert error_of(check_config, cfg).startswith("param_scheduler.0 counts epochs")
+
+
 @pytest.mark.parametrize("absent", ["optim_wrapper", "train_dataloader", "val_evaluator"])
 def test_a_part_that_lacks_the_others_is_refused(small, absent):
     cfg = load_config(small)
@@ -703,6 +727,8 @@ def test_a_child_moves_the_data_of_its_base_and_adds_to_its_imports(small, tmp_p
     assert cfg.val_dataloader.dataset.data_root == "/mine"
     cfg = load_config(str(child), {"data_root": "/other"})
     assert cfg.val_dataloader.dataset.data_root == "/other"
+    (tmp_path / "child.json").write_text('{"_base_": "small.py", "data_root": "/mine"}')
+    assert load_config(str(tmp_path / "child.json")).val_dataloader.dataset.data_root == "/mine"
     # One that writes its places itself has them.
     own = tmp_path / "own.py"
     val = "val_dataloader = dict(dataset=dict(data_root=data_root + '/photos'))"
