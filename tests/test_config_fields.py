@@ -602,6 +602,8 @@ MISFITS = {
         WORKERS,
         {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6},
     ),
+    "maps of several stages": (MOCO, {"model.backbone.out_indices": (2, 3)}),
+    "epochs of a sampler without end": (MOCO, {"train_dataloader.sampler.type": "InfiniteSampler"}),
     "a last batch of one image": (
         "simclr-salmask-mean_resnet18_demo",
         {"train_dataloader.batch_size": 7, "train_dataloader.drop_last": False},

@@ -26,8 +26,8 @@ from mmsalmask.masking import SaliencyMasker
 
 _PIXELS_PER_PATCH = 2
 _LOOKED_AT = 64
-# What sizes that do not fit, and memory that does not suffice, end in.
-_MISFITS = (RuntimeError, ValueError, MemoryError, cv2.error)
+# What settings that do not fit, and memory that does not suffice, end in.
+_MISFITS = (RuntimeError, ValueError, TypeError, AssertionError, MemoryError, cv2.error)
 
 
 def rehearse(runner) -> None:
@@ -83,9 +83,10 @@ def rehearse(runner) -> None:
                     "the last batch of an epoch has a single image, which this model cannot train "
                     f"on ({error}): set train_dataloader.drop_last=True, or another batch_size"
                 ) from error
+            words = filter(None, (type(error).__name__, str(error).strip()))
             raise InputError(
                 "the settings do not fit together, the first images could not be trained on "
-                f"({type(error).__name__}: {str(error).strip()}{place_of(error)}): compare the "
+                f"({': '.join(words)}{place_of(error)}): compare the "
                 "sizes of views, masker, backbone, neck and head"
             ) from error
     if not loss.isfinite():
