@@ -266,6 +266,13 @@ def test_a_part_is_deleted_before_another_takes_its_place(small, turned):
     check_config(cfg)
 
 
+@pytest.mark.parametrize("value", ["dict(type='GN')", "{'type': 'GN'}", ["dict(type='EMAHook')"]])
+def test_an_option_is_no_code_of_a_dict(small, value):
+    message = error_of(load_config, small, {"custom_hooks": value})
+    assert message.startswith("'custom_hooks' is given a dict as text")
+    load_config(small, {"load_from": "{}.pth"})
+
+
 def test_an_entry_of_a_list_is_not_replaced(small):
     key = "train_dataloader.dataset.dataset.pipeline.0"
     message = error_of(load_config, small, {key: None})
@@ -540,6 +547,8 @@ WRONG = {
         [dict(type="LoggerHook", interval=interval) for interval in (0, -1, 0.5, "x")],
         f"default_hooks.logger.interval {WHOLE} 1",
     ),
+    "optim_wrapper.optimizer": (["AdamW", 5], "must be a dict with a 'type'"),
+    "default_hooks.checkpoint": ([False, "x"], "must be a dict with a 'type', or None"),
     "optim_wrapper.accumulative_counts": ([0, 2.5, "two"], f"{WHOLE} 1"),
     "optim_wrapper.clip_grad": ([5, "norm"], "must be a dict such as dict(max_norm=1.0)"),
     "fast_step": ([1, "no"], "must be True or False"),

@@ -242,8 +242,13 @@ def _check_spot(spot: Spot) -> None:
 
 
 def _check_hook_names(spot: Spot) -> None:
-    """Refuse a misspelt name, which would add a hook instead of replacing mmengine's own."""
-    for name in spot.value:
+    """Refuse what is no hook, and a misspelt name, which would add one to mmengine's own."""
+    for name, hook in spot.value.items():
+        if isinstance(hook, bool | int | float | str | list | tuple):
+            raise InputError(
+                f"default_hooks.{name} must be a dict with a 'type', or None for no such hook, got "
+                f"{hook!r}"
+            )
         absent = {k: f"default_hooks.{k}" for k in _DEFAULT_HOOKS if k not in spot.value}
         near = nearest(name, absent, cutoff=0.85)
         if name not in _DEFAULT_HOOKS and near:

@@ -17,6 +17,8 @@ from mmsalmask.shipped import CONFIGS
 # Recipes that made views on the device had this in their names, beside twins that did not.
 _DEVICE = re.compile(r"-device(?=_demo\.py$|-coslr-200e_(folder|in100)\.py$)")
 
+_DICT = re.compile(r"dict\(|\{['\"]")
+
 
 def config_file(name: str | Path) -> Path:
     """The file that a config argument names.
@@ -62,6 +64,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 def override(cfg: Config, options: Mapping[str, Any]) -> Config:
     """Merge options into a config, in place, as :func:`load_config` does."""
     _refuse_nested_options(options)
+    _refuse_written_dicts(options)
     old_root = cfg.get("data_root")
     if "data_root" in options and old_root is not None:
         carry_data_root(cfg, old_root, options["data_root"])
@@ -167,6 +170,17 @@ def _refuse_nested_options(options: Iterable[str]) -> None:
             outer = ".".join(parts[:end])
             if outer in options:
                 raise InputError(f"options '{outer}' and '{key}' contradict each other: give one")
+
+
+def _refuse_written_dicts(options: Mapping[str, Any]) -> None:
+    """Refuse code of a dict, which would stay the text that it is."""
+    for key, value in options.items():
+        for word in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(word, str) and _DICT.match(word):
+                raise InputError(
+                    f"'{key}' is given a dict as text, {word!r}: give its keys one by one, such as "
+                    f"{key}.type=…, or write it in a config file"
+                )
 
 
 def _check_option(cfg: Config, key: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmsalmask.checks import check_flag, check_integer, is_integer, is_number
+from mmsalmask.checks import check_flag, check_integer, check_part, is_integer, is_number
 from mmsalmask.config.registries import resolve
 from mmsalmask.config.spots import Spot, root_of, step, walk
 from mmsalmask.errors import InputError
@@ -132,6 +132,7 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "train_cfg.max_epochs": check_integer,
     "train_cfg.max_iters": check_integer,
     "train_cfg.val_interval": check_integer,
+    "optim_wrapper.optimizer": check_part,
     "optim_wrapper.accumulative_counts": check_integer,
     "optim_wrapper.clip_grad": _check_clip,
     "randomness.seed": _check_seed,
