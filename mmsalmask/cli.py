@@ -75,11 +75,16 @@ def cfg_options_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# What a launcher tells each process it starts, and how one is started.
+# Where a launcher tells each process which one it is, of all and of a machine's, and how one is
+# started.
 _LAUNCHERS = {
-    "pytorch": ("RANK", "tools/dist_train.sh CONFIG GPUS, or torchrun"),
-    "slurm": ("SLURM_PROCID", "tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or srun"),
-    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun"),
+    "pytorch": ("RANK", "LOCAL_RANK", "tools/dist_train.sh CONFIG GPUS, or torchrun"),
+    "slurm": (
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "tools/slurm_train.sh PARTITION JOB_NAME CONFIG, or srun",
+    ),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "mpirun"),
 }
 
 
@@ -89,7 +94,7 @@ def check_launcher(launcher: str) -> str:
     Raises:
         InputError: it has not, so the rank and the number of processes are unknown.
     """
-    variable, way = _LAUNCHERS.get(launcher, (None, ""))
+    variable, _, way = _LAUNCHERS.get(launcher, (None, None, ""))
     if variable and variable not in os.environ:
         raise InputError(
             f"--launcher {launcher}: there is no {variable} in the environment, so no {launcher} "
@@ -101,13 +106,14 @@ def check_launcher(launcher: str) -> str:
 def parse_launched(parser: argparse.ArgumentParser, words: list[str] | None) -> argparse.Namespace:
     """Parse the words of a command that launchers start, with ``--launcher``.
 
-    Older ones say by ``--local-rank`` which process of a machine this is: it goes to where
-    everybody looks for it.
+    Older ones say by ``--local-rank`` which process of a machine this is, Slurm and MPI by
+    variables of their own: it goes to where everybody looks for it.
     """
     parser.add_argument("--launcher", choices=["none", *_LAUNCHERS], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
     options = parser.parse_args(words)
-    os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    _, told, _ = _LAUNCHERS.get(options.launcher, ("", "", ""))
+    os.environ.setdefault("LOCAL_RANK", os.environ.get(told, str(options.local_rank)))
     del options.local_rank
     return options
 

@@ -16,6 +16,10 @@ from tempfile import TemporaryDirectory
 
 # The folder of the last words.
 _FOLDER = "MMSALMASK_LAST_WORDS"
+_TAKEN = (
+    "error: port {} of this machine is in use, perhaps by another run: give another one "
+    "(PORT=29501 tools/dist_train.sh …, or --master_port)"
+)
 
 
 def leave_last_words(words: str, status: int) -> bool:
@@ -51,16 +55,27 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    def pass_on(number: int, *_: object) -> None:
+        raise SignalException(f"the launcher got signal {number}", signal.Signals(number))
+
+    # torchrun passes on what ends a process, but not what Slurm sends before a time limit.
+    signal.signal(signal.SIGUSR1, pass_on)
+    options = parse_args(sys.argv[1:])
     with TemporaryDirectory(prefix="mmsalmask_") as folder:
         os.environ[_FOLDER] = folder
         status, failures = 0, []
         try:
-            run(parse_args(sys.argv[1:]))
+            run(options)
         except ChildFailedError as error:
             failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
             status = failures[0].exitcode
         except SignalException as error:
             status = -error.sigval
+        except RuntimeError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            print(_TAKEN.format(options.master_port), file=sys.stderr)
+            sys.exit(2)
         status, words = _last_words(status, failures, Path(folder))
     if words:
         print(words, file=sys.stderr)

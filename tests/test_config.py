@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.models.selfsup import MoCo
 
 from mmsalmask.cli import config_arguments, report_errors
-from mmsalmask.config import check_config, load_config
+from mmsalmask.config import check_config, check_together, load_config
 from mmsalmask.config.signatures import parameters_of
 from mmsalmask.errors import InputError
 from mmsalmask.provenance import write_result
@@ -253,6 +253,33 @@ def test_a_new_type_decides_which_keys_may_stand_below_it(small):
     assert "predictor" in error_of(load_config, small, dict(list(options.items())[:1]))
     for order in (options, dict(reversed(options.items()))):
         assert load_config(small, order).model.neck.predictor.type == "NonLinearNeck"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_part_is_deleted_before_another_takes_its_place(small, turned):
+    options = {
+        "optim_wrapper.optimizer._delete_": True,
+        "optim_wrapper.optimizer.type": "AdamW",
+        "optim_wrapper.optimizer.lr": 1e-3,
+    }
+    cfg = load_config(small, dict(reversed(options.items())) if turned else options)
+    assert cfg.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-3)
+    check_config(cfg)
+
+
+@pytest.mark.parametrize("value", ["dict(type='GN')", "{'type': 'GN'}", ["dict(type='EMAHook')"]])
+def test_an_option_is_no_code_of_a_dict(small, value):
+    message = error_of(load_config, small, {"custom_hooks": value})
+    assert message.startswith("'custom_hooks' is given a dict as text")
+    load_config(small, {"load_from": "{}.pth"})
+
+
+def test_an_entry_of_a_list_is_not_replaced(small):
+    key = "train_dataloader.dataset.dataset.pipeline.0"
+    message = error_of(load_config, small, {key: None})
+    assert message.startswith(f"'{key}' would replace an entry of a list")
+    given = load_config(small, {key: dict(color_type="grayscale")})
+    assert given.train_dataloader.dataset.dataset.pipeline[0].color_type == "grayscale"
 
 
 def test_options_inside_one_another_contradict(small):
@@ -531,6 +558,12 @@ WRONG = {
         [dict(type="LoggerHook", interval=interval) for interval in (0, -1, 0.5, "x")],
         f"default_hooks.logger.interval {WHOLE} 1",
     ),
+    "optim_wrapper.optimizer": (["AdamW", 5], "must be a dict with a 'type'"),
+    "default_hooks.checkpoint": ([False, "x"], "must be a dict with a 'type', or None"),
+    "optim_wrapper.accumulative_counts": ([0, 2.5, "two"], f"{WHOLE} 1"),
+    "optim_wrapper.clip_grad": ([5, "norm"], "must be a dict such as dict(max_norm=1.0)"),
+    "fast_step": ([1, "no"], "must be True or False"),
+    "compile_encoders": (["no"], "must be True or False"),
     "randomness.seed": (["abc", -1, 0.5, 2**32], "must be an integer from 0 to 2**32 - 1"),
     "log_level": (["LOUD", "info", 0.5], "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
 }
@@ -557,6 +590,39 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(small, key, value):
 )
 def test_values_that_work_are_left_alone(small, options):
     check_config(load_config(small, options))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "follows"),
+    [
+        (dict(type="CosineAnnealingLR"), False),
+        (dict(type="CosineAnnealingLR", convert_to_iter_based=True), False),
+        (dict(type="LinearLR", end=2), False),
+        (dict(type="LinearLR", end=2, convert_to_iter_based=True), True),
+        (dict(type="CosineAnnealingLR", by_epoch=False), True),
+        (dict(type="ReduceOnPlateauLR", monitor="loss"), True),
+    ],
+)
+def test_a_schedule_of_epochs_needs_a_training_of_epochs(small, schedule, follows):
+    """mmengine would leave the learning rate where one epoch brings it."""
+    cfg = load_config(small)
+    cfg.param_scheduler = [schedule]
+    check_config(cfg)
+    for loop in (dict(type="IterBasedTrainLoop"), dict(by_epoch=False)):
+        cfg.train_cfg = dict(**loop, max_iters=20)
+        if follows:
+            check_config(cfg)
+        else:
+            assert error_of(check_config, cfg).startswith("param_scheduler.0 counts epochs")
+
+
+@pytest.mark.parametrize("absent", ["optim_wrapper", "train_dataloader", "val_evaluator"])
+def test_a_part_that_lacks_the_others_is_refused(small, absent):
+    cfg = load_config(small)
+    check_together(cfg)
+    cfg.merge_from_dict({absent: None})
+    check_config(cfg)  # enough to look at masks
+    assert f"{absent} is missing beside " in error_of(check_together, cfg)
 
 
 # --------------------------------------------------------------------------------- hard negatives
@@ -681,6 +747,8 @@ def test_a_child_moves_the_data_of_its_base_and_adds_to_its_imports(small, tmp_p
     assert cfg.val_dataloader.dataset.data_root == "/mine"
     cfg = load_config(str(child), {"data_root": "/other"})
     assert cfg.val_dataloader.dataset.data_root == "/other"
+    (tmp_path / "child.json").write_text('{"_base_": "small.py", "data_root": "/mine"}')
+    assert load_config(str(tmp_path / "child.json")).val_dataloader.dataset.data_root == "/mine"
     # One that writes its places itself has them.
     own = tmp_path / "own.py"
     val = "val_dataloader = dict(dataset=dict(data_root=data_root + '/photos'))"

@@ -602,6 +602,20 @@ MISFITS = {
         WORKERS,
         {f"{DATASET}.pipeline.1.transforms.0.0.scale": 10**6},
     ),
+    "maps of several stages": (MOCO, {"model.backbone.out_indices": (2, 3)}),
+    "epochs of a sampler without end": (MOCO, {"train_dataloader.sampler.type": "InfiniteSampler"}),
+    "a last batch of one image": (
+        "simclr-salmask-mean_resnet18_demo",
+        {"train_dataloader.batch_size": 7, "train_dataloader.drop_last": False},
+    ),
+    "a last batch that does not divide into groups": (
+        MOCO,
+        {
+            "model.bn_splits": 2,
+            "train_dataloader.batch_size": 5,
+            "train_dataloader.drop_last": False,
+        },
+    ),
     "a std that leaves infinities": (MOCO, {f"{PREPROCESSOR}.std": [1e-38, 1e-38, 1e-38]}),
 }
 

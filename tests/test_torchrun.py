@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,11 +24,12 @@ part, first = sys.argv[1], os.environ["RANK"] == "0"
 def leave(*_):
     if first:  # two may write into one line
         print("the first process says more, and more", flush=True)
-    if part == "stopped":
-        raise Stopped("stopped by SIGTERM, saved")
+    if part in ("SIGTERM", "SIGUSR1"):
+        raise Stopped("stopped, saved")
     sys.exit(1)
 
 signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGUSR1, leave)
 with report_errors():
     if first:
         Path("ready").touch()
@@ -50,7 +52,8 @@ with report_errors():
     [
         ("mistake", 2, "error: image 7.png cannot be read: repair it"),
         ("killed", 128 + signal.SIGKILL, "error: process 1 was ended by SIGKILL"),
-        ("stopped", 75, "stopped by SIGTERM, saved"),
+        ("SIGTERM", 75, "stopped, saved"),
+        ("SIGUSR1", 75, "stopped, saved"),
     ],
 )
 def test_the_error_stands_at_the_end_and_the_status_is_its_own(tmp_path, part, status, last):
@@ -65,11 +68,12 @@ def test_the_error_stands_at_the_end_and_the_status_is_its_own(tmp_path, part, s
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )
-        while part == "stopped" and (tmp_path / "output.txt").read_text().count("ready") < 2:
+        stopping = part.startswith("SIG")
+        while stopping and (tmp_path / "output.txt").read_text().count("ready") < 2:
             assert launcher.poll() is None
             time.sleep(0.1)
-        if part == "stopped":
-            launcher.send_signal(signal.SIGTERM)
+        if stopping:
+            launcher.send_signal(signal.Signals[part])
         assert launcher.wait(240) == status
         output.seek(0)
         lines = output.read().splitlines()
@@ -94,3 +98,20 @@ def test_the_first_of_the_last_attempt_is_heard(tmp_path, monkeypatch):
     assert _first_words(tmp_path) == (1, "Trace\nback")
     monkeypatch.setenv("MMSALMASK_LAST_WORDS", str(tmp_path / "gone" / "away"))
     assert not leave_last_words("on a full disk", 2)
+
+
+def test_a_port_that_is_in_use_is_told_in_a_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "mmsalmask.torchrun", "--master_addr=127.0.0.1"]
+        done = subprocess.run(
+            [*command, f"--master_port={port}", "script.py"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: port {port} of this machine is in use")
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Test on several GPUs of one machine, or on several machines (set NNODES, NODE_RANK, MASTER_ADDR):
+# Test on several GPUs of one machine, or on several machines (set NNODES, NODE_RANK, MASTER_ADDR;
+# a second run on a machine needs another PORT than 29500):
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
 set -euo pipefail
 if [ $# -lt 3 ]; then

@@ -7,7 +7,8 @@ from typing import Any
 import mmsalmask  # noqa: F401  (installs the seams before a config names another library)
 from mmsalmask.cli import Parser, check_launcher, config_arguments, parse_launched, report_errors
 from mmsalmask.config import load_config
-from mmsalmask.engine.launch import build_runner, leave_process_group, set_work_dir
+from mmsalmask.engine.launch import build_runner, set_work_dir
+from mmsalmask.engine.processes import leave_process_group
 from mmsalmask.errors import InputError
 
 

@@ -25,7 +25,6 @@ from mmsalmask.config import load_config
 from mmsalmask.engine.launch import (
     build_runner,
     has_checkpoint,
-    leave_process_group,
     own_work_dir,
     restarted,
     set_resume,
@@ -33,7 +32,9 @@ from mmsalmask.engine.launch import (
     use_amp,
 )
 from mmsalmask.engine.launch import train as run
+from mmsalmask.engine.processes import leave_process_group
 from mmsalmask.engine.tracking import use_tracker
+from mmsalmask.errors import InputError
 
 
 def train(
@@ -69,6 +70,8 @@ def train(
         train("mmsalmask::demo/mocov2_resnet18_demo.py", cfg_options={"data_root": "photos"})
     """
     cfg = load_config(config, cfg_options)
+    if cfg.get("train_dataloader") is None:
+        raise InputError(f"{config} has no train_dataloader: take a config that trains")
     cfg.launcher = check_launcher(launcher)
     set_work_dir(cfg, work_dir)
     if amp:

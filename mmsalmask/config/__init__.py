@@ -11,11 +11,12 @@ anything is built, and named, with the nearest thing that exists:
 from mmsalmask.config.bases import add_imports
 from mmsalmask.config.checking import check_config
 from mmsalmask.config.reading import config_file, load_config, override
-from mmsalmask.config.values import optimizers
+from mmsalmask.config.values import check_together, optimizers
 
 __all__ = [
     "add_imports",
     "check_config",
+    "check_together",
     "config_file",
     "load_config",
     "optimizers",

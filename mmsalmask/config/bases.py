@@ -57,7 +57,7 @@ def _lies_in(folder: str, value: Any) -> bool:
 def _replaces(file: Path) -> bool:
     """Whether a config, or one of its bases, says anew what its own base may have said."""
     bases = _bases(file)
-    own = re.compile(r"^(data_root|custom_imports)\b", re.MULTILINE)
+    own = re.compile(r'(^|")(data_root|custom_imports)\b', re.MULTILINE)  # a quote in JSON
     return bool(bases) and (
         own.search(file.read_text(encoding="utf-8")) is not None or any(map(_replaces, bases))
     )

@@ -123,23 +123,40 @@ def check_config(cfg: Config) -> None:
 
 
 def _check_schedule(cfg: Config) -> None:
-    """Refuse a training that ends before a part of its schedule begins.
+    """Refuse a training that ends before a part of its schedule begins, or has none of its epochs.
 
     A part without an end of its own ends with the training.
     """
-    schedulers, epochs = cfg.get("param_scheduler"), (cfg.get("train_cfg") or {}).get("max_epochs")
-    if not isinstance(schedulers, list) or not is_integer(epochs, 1):
-        return
-    for number, part in enumerate(schedulers):
-        if not isinstance(part, dict) or "end" in part or not part.get("by_epoch", True):
+    schedulers, loop = cfg.get("param_scheduler"), cfg.get("train_cfg") or {}
+    for number, part in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
+        if not isinstance(part, dict) or not part.get("by_epoch", True):
             continue
-        begin = part.get("begin", 0)
-        if is_integer(begin, epochs):
+        name, begin = f"param_scheduler.{number}", part.get("begin", 0)
+        if _by_iterations(loop) and not _lasts_in_iterations(part):
+            raise InputError(
+                f"{name} counts epochs, but training counts iterations, so it would not follow "
+                f"them: set {name}.by_epoch=False (begin, end and T_max then count iterations, too)"
+            )
+        epochs = loop.get("max_epochs")
+        if "end" not in part and is_integer(epochs, 1) and is_integer(begin, epochs):
             before = f" and param_scheduler.{number - 1}.end" if number else ""
             raise InputError(
-                f"param_scheduler.{number} begins at epoch {begin}, when training of {epochs} "
-                f"epochs is over: train longer, or lower param_scheduler.{number}.begin{before}"
+                f"{name} begins at epoch {begin}, when training of {epochs} epochs is over: train "
+                f"longer, or lower {name}.begin{before}"
             )
+
+
+def _by_iterations(loop: dict) -> bool:
+    named = loop.get("type")
+    if named is None:
+        return "max_iters" in loop
+    return named in (IterBasedTrainLoop, "IterBasedTrainLoop", "mmengine.IterBasedTrainLoop")
+
+
+def _lasts_in_iterations(part: dict) -> bool:
+    """Whether a part of a schedule that counts epochs knows how many iterations it lasts."""
+    follows_metric = "ReduceOnPlateau" in str(part.get("type"))
+    return follows_metric or bool(part.get("convert_to_iter_based") and "end" in part)
 
 
 def _check_masker(cfg: Config) -> None:
@@ -225,8 +242,13 @@ def _check_spot(spot: Spot) -> None:
 
 
 def _check_hook_names(spot: Spot) -> None:
-    """Refuse a misspelt name, which would add a hook instead of replacing mmengine's own."""
-    for name in spot.value:
+    """Refuse what is no hook, and a misspelt name, which would add one to mmengine's own."""
+    for name, hook in spot.value.items():
+        if isinstance(hook, bool | int | float | str | list | tuple):
+            raise InputError(
+                f"default_hooks.{name} must be a dict with a 'type', or None for no such hook, got "
+                f"{hook!r}"
+            )
         absent = {k: f"default_hooks.{k}" for k in _DEFAULT_HOOKS if k not in spot.value}
         near = nearest(name, absent, cutoff=0.85)
         if name not in _DEFAULT_HOOKS and near:

@@ -17,6 +17,8 @@ from mmsalmask.shipped import CONFIGS
 # Recipes that made views on the device had this in their names, beside twins that did not.
 _DEVICE = re.compile(r"-device(?=_demo\.py$|-coslr-200e_(folder|in100)\.py$)")
 
+_DICT = re.compile(r"dict\(|\{['\"]")
+
 
 def config_file(name: str | Path) -> Path:
     """The file that a config argument names.
@@ -62,16 +64,21 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 def override(cfg: Config, options: Mapping[str, Any]) -> Config:
     """Merge options into a config, in place, as :func:`load_config` does."""
     _refuse_nested_options(options)
+    _refuse_written_dicts(options)
     old_root = cfg.get("data_root")
     if "data_root" in options and old_root is not None:
         carry_data_root(cfg, old_root, options["data_root"])
-    # A new `type` decides which keys may stand beside and below it: types first, outer ones ahead.
-    types = [key for key in options if key.rpartition(".")[2] == "type"]
-    others = {key: value for key, value in options.items() if key not in types}
-    ordered = sorted(types, key=lambda key: key.count("."))
-    for group in (*({key: options[key]} for key in ordered), others):
+    # What is deleted goes first, then a new `type`, which decides which keys may stand beside and
+    # below it; outer ones ahead.
+    first = {"_delete_": 0, "type": 1}
+    ranks = {key: first.get(key.rpartition(".")[2], 2) for key in options}
+    ahead = sorted(
+        (key for key in options if ranks[key] < 2), key=lambda key: (ranks[key], key.count("."))
+    )
+    others = {key: value for key, value in options.items() if ranks[key] == 2}
+    for group in (*({key: options[key]} for key in ahead), others):
         for key in group:
-            _check_option(cfg, key)
+            _check_option(cfg, key, group[key])
             _check_effect(cfg, key)
         cfg.merge_from_dict(group)
     return cfg
@@ -165,8 +172,19 @@ def _refuse_nested_options(options: Iterable[str]) -> None:
                 raise InputError(f"options '{outer}' and '{key}' contradict each other: give one")
 
 
-def _check_option(cfg: Config, key: str) -> None:
-    """Refuse a dotted path that leads nowhere."""
+def _refuse_written_dicts(options: Mapping[str, Any]) -> None:
+    """Refuse code of a dict, which would stay the text that it is."""
+    for key, value in options.items():
+        for word in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(word, str) and _DICT.match(word):
+                raise InputError(
+                    f"'{key}' is given a dict as text, {word!r}: give its keys one by one, such as "
+                    f"{key}.type=…, or write it in a config file"
+                )
+
+
+def _check_option(cfg: Config, key: str, value: Any) -> None:
+    """Refuse a dotted path that leads nowhere, or to where no such value can be put."""
     spot = root_of(cfg)
     for part in key.split("."):
         if isinstance(spot.value, list):
@@ -187,6 +205,12 @@ def _check_option(cfg: Config, key: str) -> None:
             _check_new_key(cfg, spot, part, key)
             return
         spot = step(spot, part)
+    if isinstance(spot.outer, list) and not isinstance(value, dict):
+        outer = key.rpartition(".")[0]
+        raise InputError(
+            f"'{key}' would replace an entry of a list: override the keys of the entry, such as "
+            f"{key}.type, or give the whole list, {outer}=…"
+        )
 
 
 def _check_new_key(cfg: Config, spot: Spot, part: str, key: str) -> None:

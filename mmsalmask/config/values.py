@@ -10,12 +10,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmsalmask.checks import check_integer, is_integer, is_number
+from mmsalmask.checks import check_flag, check_integer, check_part, is_integer, is_number
 from mmsalmask.config.registries import resolve
 from mmsalmask.config.spots import Spot, root_of, step, walk
 from mmsalmask.errors import InputError
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_TOGETHER = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
+)
 _LEVELS = [logging.getLevelName(level) for level in range(10, 51, 10)]
 
 
@@ -42,6 +47,21 @@ def check_values(cfg: Config) -> None:
                 _check_step_size(f"{name}.{key}", optimizer[key])
     for spot in _parts(cfg, "model"):
         _check_depth(spot)
+
+
+def check_together(cfg: Config) -> None:
+    """Refuse a part of a training, validation or test of which mmengine wants the others, too.
+
+    Raises:
+        InputError: names the part that is missing.
+    """
+    for parts in _TOGETHER:
+        given = [part for part in parts if cfg.get(part) is not None]
+        if given and len(given) < len(parts):
+            absent = next(part for part in parts if part not in given)
+            raise InputError(
+                f"{absent} is missing beside {given[0]}: give all of {', '.join(parts)}, or none"
+            )
 
 
 def optimizers(cfg: Config) -> Iterator[tuple[str, dict]]:
@@ -84,6 +104,14 @@ def _check_depth(spot: Spot) -> None:
             )
 
 
+def _check_clip(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{name} must be a dict such as dict(max_norm=1.0), got {value!r}; on the command line "
+            f"{name}.max_norm=1.0"
+        )
+
+
 def _check_workers(name: str, value: Any) -> None:
     check_integer(name, value, 0)
 
@@ -104,6 +132,11 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "train_cfg.max_epochs": check_integer,
     "train_cfg.max_iters": check_integer,
     "train_cfg.val_interval": check_integer,
+    "optim_wrapper.optimizer": check_part,
+    "optim_wrapper.accumulative_counts": check_integer,
+    "optim_wrapper.clip_grad": _check_clip,
     "randomness.seed": _check_seed,
+    "fast_step": check_flag,
+    "compile_encoders": check_flag,
     "log_level": _check_level,
 }

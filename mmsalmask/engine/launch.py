@@ -1,9 +1,7 @@
 """From a checked config to a runner that trains or tests."""
 
-import atexit
 import os
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,12 +19,13 @@ from mmsalmask.checkpoint import (
     load_checkpoint,
     warn_if_filter_differs,
 )
-from mmsalmask.config import check_config, optimizers
+from mmsalmask.config import check_config, check_together, optimizers
 from mmsalmask.data import fingerprint
 from mmsalmask.engine.models import unwrapped
 from mmsalmask.engine.out_of_memory import memory_told
 from mmsalmask.engine.ownership import owned
 from mmsalmask.engine.paths import check_data_paths, fetch_checkpoints
+from mmsalmask.engine.processes import distribute_over_cpus, leave_process_group
 from mmsalmask.engine.resume.draws import unseeded
 from mmsalmask.engine.resume.runner import ExactRunner
 from mmsalmask.engine.resume.safe_checkpoint import run_checkpoints, why_damaged
@@ -173,7 +172,8 @@ def fuse_optimizers(config: Config) -> None:
         return
     own = (wrapper.get("paramwise_cfg") or {}).get("mask_net") or {}
     for optimizer in (wrapper.get("optimizer"), own.get("optimizer")):
-        if optimizer and optimizer.get("type") in _FUSED:
+        silent = optimizer and not (optimizer.get("foreach") or optimizer.get("differentiable"))
+        if silent and optimizer.get("type") in _FUSED:
             optimizer.setdefault("fused", True)
 
 
@@ -217,10 +217,11 @@ def build_runner(config: Config, testing: bool = False, quiet: bool = False) -> 
             "--amp float16 does the same on any device, --amp bfloat16 is faster on recent CPUs"
         )
     if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
-        _distribute_over_cpus(config)
+        distribute_over_cpus(config)
     if config.get("fast_step"):
         fuse_optimizers(config)
     _check_work_dir(config)
+    check_together(config)
     runner = (QuietRunner if quiet else ExactRunner).from_cfg(config)
     if wrapper.get("type") in _AMP.values() and not torch.cuda.is_available():
         runner.logger.warning(
@@ -309,41 +310,15 @@ def _starting_files(model: nn.Module) -> dict[str, list[nn.Module]]:
     for module in model.modules():
         starts = getattr(module, "init_cfg", None) or []
         for start in starts if isinstance(starts, (list, tuple)) else [starts]:
-            if start.get("type") != "Pretrained" or "://" in str(start["checkpoint"]):
+            if start.get("type") != "Pretrained" or "://" in str(start.get("checkpoint")):
                 continue
+            if not start.get("checkpoint"):
+                raise InputError(
+                    f"init_cfg of {type(module).__name__} is Pretrained, but names no checkpoint: "
+                    "give the file to start from, init_cfg.checkpoint, or set init_cfg=None"
+                )
             modules = files[str(start["checkpoint"])]
             checks_itself = type(module).init_weights.__module__.startswith("mmsalmask.")
             if not checks_itself and start.get("prefix") is None:
                 modules.append(module)
     return dict(sorted(files.items()))
-
-
-def _distribute_over_cpus(config: Config) -> None:
-    """mmengine takes a launcher to mean GPUs; without any, join the processes through gloo."""
-    if config.launcher != "pytorch":
-        raise InputError("without GPUs only --launcher pytorch (torchrun) can distribute training")
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-        atexit.register(leave_process_group)  # also after an error, which all processes tell
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    config.setdefault(
-        "model_wrapper_cfg",
-        dict(
-            type="MMDistributedDataParallel",
-            device_ids=None,  # mmengine would name a GPU
-            broadcast_buffers=False,
-            find_unused_parameters=config.get("find_unused_parameters", False),
-        ),
-    )
-
-
-def leave_process_group() -> None:
-    """Part from the other processes, so that exiting cannot abort this one.
-
-    A thread of gloo drops the tensors of the last collective, for which it needs Python's lock. The
-    model wrapper keeps such threads alive whatever is destroyed, and one that still waits for the
-    lock when the interpreter ends aborts the process (exit status -6). Sleeping hands it the lock.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        time.sleep(0.2)

@@ -12,30 +12,32 @@ from itertools import chain
 import cv2
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmsalmask.algorithms import MaskingDataPreprocessor
 from mmsalmask.data.image_folder import ImageFolder, image_folders
 from mmsalmask.data.in_memory import resident_datasets
 from mmsalmask.data.loading import BrokenImage, image_size
 from mmsalmask.engine.models import unwrapped
-from mmsalmask.engine.resume.draws import unseeded
+from mmsalmask.engine.resume.draws import DrawSampler, unseeded
 from mmsalmask.engine.resume.randomness import kept_random_state
 from mmsalmask.errors import InputError, place_of
 from mmsalmask.masking import SaliencyMasker
 
 _PIXELS_PER_PATCH = 2
 _LOOKED_AT = 64
-# What sizes that do not fit, and memory that does not suffice, end in.
-_MISFITS = (RuntimeError, ValueError, MemoryError, cv2.error)
+# What settings that do not fit, and memory that does not suffice, end in.
+_MISFITS = (RuntimeError, ValueError, TypeError, AssertionError, MemoryError, cv2.error)
 
 
 def rehearse(runner) -> None:
     """Let the dataset's first and last image pass pipeline, masker and loss; nothing learns.
 
     Every setting was checked on its own; a patch grid that is finer than the views, or a queue of
-    other dimensions than the embeddings, is wrong only beside another. Weights, buffers and random
-    states are afterwards what they were, so that training does not notice.
+    other dimensions than the embeddings, is wrong only beside another. So is a last batch that has
+    a single image, or does not divide into BatchNorm's groups: the rehearsed one is like it.
+    Weights, buffers and random states are afterwards what they were, so that training does not
+    notice.
 
     The images found, used and skipped are logged. Views that leave a patch of the masker's grid
     less than two pixels a side, and images less than half as large as the views, are warned about.
@@ -62,12 +64,12 @@ def rehearse(runner) -> None:
         _warn_of_sizes(runner.logger, (size, size), preprocessor.masker, folders)
     if any(resident_datasets(dataset)) or runner.cfg.get("compile_encoders"):
         return
+    number = _images_of_a_batch(loader, getattr(model, "bn_splits", 1))
     with kept_random_state(), torch.no_grad():
         try:
             runner.message_hub.update_info("max_iters", runner.max_iters)
             images = [dataset[0], dataset[len(dataset) - 1]]
-            # BatchNorm in groups wants two images for each.
-            batch = loader.collate_fn(images * getattr(model, "bn_splits", 1))
+            batch = loader.collate_fn((images * number)[:number])
             if preprocessor.augment is None:
                 view = batch["inputs"][0].shape[-2:]
                 _warn_of_sizes(runner.logger, view, preprocessor.masker, folders)
@@ -76,9 +78,15 @@ def rehearse(runner) -> None:
             raise
         except _MISFITS as error:
             runner.logger.info(traceback.format_exc())  # to the log file alone
+            if number == 1 and "more than 1 value per channel" in str(error):
+                raise InputError(
+                    "the last batch of an epoch has a single image, which this model cannot train "
+                    f"on ({error}): set train_dataloader.drop_last=True, or another batch_size"
+                ) from error
+            words = filter(None, (type(error).__name__, str(error).strip()))
             raise InputError(
                 "the settings do not fit together, the first images could not be trained on "
-                f"({type(error).__name__}: {str(error).strip()}{place_of(error)}): compare the "
+                f"({': '.join(words)}{place_of(error)}): compare the "
                 "sizes of views, masker, backbone, neck and head"
             ) from error
     if not loss.isfinite():
@@ -86,6 +94,16 @@ def rehearse(runner) -> None:
             f"the loss of the first images is {loss.item()} before training starts: look for a "
             "setting far from its usual value, or for bad weights in what the run starts from"
         )
+
+
+def _images_of_a_batch(loader: DataLoader, splits: int) -> int:
+    """Two images for each group of BatchNorm, or as many as fail where the last batch would."""
+    batches, usual = loader.batch_sampler, 2 * splits
+    if not isinstance(batches, DrawSampler) or batches.endless:
+        return usual
+    whole = batches.drop_last or len(batches.sampler) % batches.batch_size == 0
+    last = batches.batch_size if whole else len(batches.sampler) % batches.batch_size
+    return min(last, usual + last % splits)
 
 
 def _warn_of_sizes(

@@ -48,7 +48,7 @@ def use_tracker(config: Config, tracker: str) -> None:
             f"tracker {tracker!r} is not installed: pip install 'mmsalmask[{tracker}]'"
         )
     wanted = ConfigDict(type=backends[tracker], work_dir=config.work_dir)
-    config.setdefault("visualizer", ConfigDict(type="Visualizer"))
+    config.visualizer = config.get("visualizer") or ConfigDict(type="Visualizer")
     others = config.visualizer.get("vis_backends") or [ConfigDict(type="LocalVisBackend")]
     others = [one for one in others if one.type != wanted.type]
     config.visualizer.vis_backends = [*others, wanted]

@@ -1,5 +1,6 @@
 """Options that several tools have are called alike."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def test_overrides_keep_their_spaces_and_need_a_value(tool, words, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse([*words, "--cfg-options", "a.b"])
     assert "'a.b' is not of the form KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variable"),
+    [("slurm", "SLURM_LOCALID"), ("mpi", "OMPI_COMM_WORLD_LOCAL_RANK"), ("none", None)],
+)
+def test_a_process_learns_from_its_launcher_which_one_of_the_machine_it_is(
+    monkeypatch, launcher, variable
+):
+    """mmengine gives each the GPU of this number, and only the first prints an error."""
+    monkeypatch.setenv("LOCAL_RANK", "unset")
+    monkeypatch.delenv("LOCAL_RANK")
+    for name in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        monkeypatch.setenv(name, "3" if name == variable else "5")
+    parse = import_module("mmsalmask.commands.train").parse_arguments
+    parse(["config.py", "--launcher", launcher])
+    assert os.environ["LOCAL_RANK"] == ("0" if variable is None else "3")
 
 
 def test_a_misspelt_option_is_told_before_the_one_that_it_was_meant_to_be(capsys):

@@ -216,6 +216,14 @@ def test_mmengines_own_loss_scaling_gets_no_fused_optimizer():
         assert config.optim_wrapper.optimizer.get("fused") is fused
 
 
+@pytest.mark.parametrize("way", ["foreach", "differentiable"])
+def test_another_way_that_the_config_asks_for_is_kept(way):
+    """Torch refuses two of them."""
+    config = Config({"optim_wrapper": {"optimizer": {"type": "SGD", way: True}}})
+    fuse_optimizers(config)
+    assert "fused" not in config.optim_wrapper.optimizer
+
+
 def test_both_optimizers_of_adios_are_fused(tmp_path, shapes):
     runner = fast_runner(
         tmp_path / "adios",

@@ -17,6 +17,7 @@ from mmsalmask.engine.launch import (
     set_work_dir,
     use_amp,
 )
+from mmsalmask.engine.processes import distribute_over_cpus
 from mmsalmask.engine.resume.safe_checkpoint import AtomicLocalBackend, why_damaged
 from mmsalmask.errors import InputError
 
@@ -249,6 +250,18 @@ def test_workers_cannot_persist_where_there_are_none():
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_without_gpus_only_torchrun_joins_processes(launcher):
     assert "only --launcher pytorch" in refusal(build_runner, config(launcher=launcher))
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        (dict(model=dict(type="ToyModel", norm_cfg=dict(type="SyncBN"))), "model.norm_cfg.type"),
+        (dict(model=dict(type="ToyModel"), sync_bn="torch"), "sync_bn"),
+    ],
+)
+def test_without_gpus_no_batch_norm_joins_processes(entries, named):
+    told = refusal(distribute_over_cpus, config(launcher="pytorch", **entries))
+    assert told.startswith(f"{named} joins the BatchNorm of all processes")
 
 
 # ------------------------------------------------------------------------- what a model starts from

@@ -173,6 +173,14 @@ def test_a_tracker_is_asked_for_once():
     assert [one.type for one in config.visualizer.vis_backends] == ["A", "mmsalmask.WandbBackend"]
 
 
+def test_a_config_without_a_visualizer_gets_one():
+    pytest.importorskip("wandb")
+    config = Config(dict(work_dir="x", visualizer=None))
+    use_tracker(config, "wandb")
+    kinds = [one.type for one in config.visualizer.vis_backends]
+    assert kinds == ["LocalVisBackend", "mmsalmask.WandbBackend"]
+
+
 def test_a_server_that_is_not_there_is_told_before_the_first_step(config, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -19,13 +19,16 @@ class _Loop:
     """What both loops share. ``runner`` is an :class:`mmsalmask.engine.ExactRunner`.
 
     Raises:
-        InputError: for fewer images than make a batch, where the last partial one is dropped.
+        InputError: for fewer images than make a batch, where the last partial one is dropped, and
+            for epochs of a sampler without end.
 
     Attributes:
         batches: how many of this epoch (of the run, where epochs do not matter) were trained.
         validated: whether the validation due at this point is over.
         state_to_keep: during a validation, the random state that training will go on with.
     """
+
+    unit: str
 
     def __init__(self, runner, dataloader, **options) -> None:
         super().__init__(runner, dataloader, **options)
@@ -36,6 +39,11 @@ class _Loop:
                 "train_dataloader.batch_size, or give more images"
             )
         self.dataloader = seeded_loader(self.dataloader, runner.seed)
+        if self.unit == "epochs" and getattr(self.dataloader.batch_sampler, "endless", False):
+            raise InputError(
+                "train_dataloader.sampler has no end, so no epoch would: take a DefaultSampler, or "
+                "train by iterations (IterBasedTrainLoop with max_iters)"
+            )
         self.batches = 0
         self.validated = False
         self.state_to_keep: dict[str, Any] | None = None
