@@ -103,6 +103,12 @@ def check_launcher(launcher: str) -> str:
     return launcher
 
 
+def rank_of_launcher(launcher: str) -> str:
+    """Which of all processes this one is, as its launcher says; ``"0"`` for one without."""
+    variable, *_ = _LAUNCHERS.get(launcher, ("",))
+    return os.environ.get(variable, "0")
+
+
 def parse_launched(parser: argparse.ArgumentParser, words: list[str] | None) -> argparse.Namespace:
     """Parse the words of a command that launchers start, with ``--launcher``.
 

@@ -112,7 +112,7 @@ def diagnose(
         True
     """
     encoder, place = as_encoder(model_or_run), choose_device(device)
-    size = check_integer("size", encoder.size if size is None else size)
+    size = encoder.side(size)
     loader = DataLoader(
         _Wholes(
             evenly(image_paths(data, encoder.extensions), images),

@@ -269,9 +269,7 @@ def embed(
     """
     encoder, place = as_encoder(model), choose_device(device)
     paths = image_paths(data, encoder.extensions)
-    crops = _Crops(
-        paths, check_integer("size", encoder.size if size is None else size), encoder.channels
-    )
+    crops = _Crops(paths, encoder.side(size), encoder.channels)
     loader = DataLoader(
         crops,
         check_integer("batch_size", batch_size),

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmsalmask.checkpoint import is_high_pass, view_size
+from mmsalmask.checks import check_integer
 from mmsalmask.data.bands import BAND_EXTENSIONS
 from mmsalmask.data.loading import EXTENSIONS, to_rgb, upright
 from mmsalmask.errors import InputError
@@ -87,6 +88,14 @@ class Encoder(nn.Module):
         maps = self.backbone(images)
         last = maps[-1] if isinstance(maps, tuple | list) else maps
         return last.float().mean((2, 3))
+
+    def side(self, size: int | None) -> int:
+        """The side of a crop: the given one, or that of the encoder's views.
+
+        Raises:
+            InputError: it is no positive number of pixels.
+        """
+        return check_integer("size", self.size if size is None else size)
 
     def extra_repr(self) -> str:
         """Name, size and filter."""

@@ -72,7 +72,7 @@ def evaluate(
         (2, 16, 8)
     """
     encoder, place = as_encoder(model), choose_device(device)
-    crop = check_integer("size", encoder.size if size is None else size)
+    crop = encoder.side(size)
     sets = labelled_folders(str(train), str(test), None, seed, crop, encoder.channels)
     warn_of_shared(sets, MMLogger.get_instance("evaluation", log_level="WARNING"))
     classes = count_classes(*sets)

@@ -19,6 +19,7 @@ from mmsalmask.checkpoint import (
     load_checkpoint,
     warn_if_filter_differs,
 )
+from mmsalmask.cli import rank_of_launcher
 from mmsalmask.config import check_config, check_together, optimizers
 from mmsalmask.data import fingerprint
 from mmsalmask.engine.models import unwrapped
@@ -37,8 +38,6 @@ _AMP = {
     "bfloat16": "mmsalmask.BFloat16OptimWrapper",
 }
 _FUSED = ("SGD", "Adam", "AdamW")
-# Where launchers tell a process which one it is.
-_RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -128,8 +127,8 @@ def own_work_dir(config: Config) -> Iterator[None]:
     _check_work_dir(config)
     if not config.get("resume"):
         refuse_held(config)
-    rank = os.environ.get(_RANKS.get(config.get("launcher", "none"), ""), "0")
-    with owned(config.work_dir) if rank == "0" else nullcontext():
+    first = rank_of_launcher(config.get("launcher", "none")) == "0"
+    with owned(config.work_dir) if first else nullcontext():
         yield
 
 
