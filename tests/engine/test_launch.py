@@ -247,6 +247,11 @@ def test_workers_cannot_persist_where_there_are_none():
     assert refusal(build_runner, cfg).startswith("val_dataloader.persistent_workers needs workers")
 
 
+def test_an_optimizer_without_a_loop_and_images_is_refused(tmp_path):
+    told = refusal(build_runner, config(work_dir=str(tmp_path)))
+    assert told.startswith("train_dataloader is missing beside optim_wrapper: give all of")
+
+
 @pytest.mark.parametrize("launcher", ["slurm", "mpi"])
 def test_without_gpus_only_torchrun_joins_processes(launcher):
     assert "only --launcher pytorch" in refusal(build_runner, config(launcher=launcher))
