@@ -159,7 +159,13 @@ PAIRS = {
         "blur": ("blur, random patches",),
         "mean": ("mean, random patches",),
     },
-    "simclr": {"SimCLR, high-pass": ("SimCLR",)},
+    "simclr": {
+        "SimCLR, high-pass": (
+            "SimCLR",
+            "SimCLR, high-pass filter, no masks",
+            "SimCLR, high-pass, random patches",
+        ),
+    },
 }
 MASKER = "model.data_preprocessor.masker"
 STRATEGY = f"{MASKER}.strategy"
@@ -233,6 +239,11 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "mean, purer foreground": ("mocov2-salmask-mean", [f"{MASKER}.offset=-0.6"]),
     "SimCLR": ("simclr", []),
     "SimCLR, high-pass": ("simclr-salmask-highpass", []),
+    "SimCLR, high-pass, random patches": (
+        "simclr-salmask-highpass",
+        [f"{MASKER}.patches=random"],
+    ),
+    "SimCLR, high-pass filter, no masks": ("simclr-mscn", [f"{MASKER}.masked_views=none"]),
 }
 # Rows whose localizer is a net that runs once on whole photos, with their demo recipes: the study's
 # own plain MoCo v2 backbone, or MobileNetV2, which ImageNet's labels have trained.
