@@ -45,7 +45,7 @@ from mmsalmask.provenance import provenance, write_result
 BASES = ROOT / "configs" / "_base_" / "datasets"
 # Set of photos → pixels of a view, side of the squeezed photo.
 SIZES = {"caltech101_112": (64, 96), "coco-mini": (224, 288), "500 px": (224, 288)}
-PER_ROUND = 16
+PER_ROUND = 64  # long enough for a way to forget what the one before left in the caches
 
 
 def enlarge(photos: list[str], folder: Path, longer: int = 500) -> list[str]:
