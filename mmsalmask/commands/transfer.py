@@ -10,12 +10,14 @@ where one lies elsewhere. A task without data is left out, or refused if --tasks
 The backbone is exported once. One that learned from high-pass filtered images gets the recipes with
 the filter. Each task is a process of its own, one per GPU at a time, or one after the other on a
 CPU. Started again with the same command, the tool goes on where it stopped. It ends with report.md
-and report.html: the published tables with a row for this backbone, and pictures.
+and report.html: the published tables with a row for this backbone, and pictures. They tell all
+tasks that the folder has results of, those of earlier commands too.
 
 The schedule full is that of the recipes; small is for two CPU cores, and for no comparison.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -93,7 +95,8 @@ def transfer(
         seed: of splits and of training.
 
     Returns:
-        The result of each job by its name, as ``<out>/results.json`` has it.
+        The result of each job by its name, as ``<out>/results.json`` has it; those of earlier calls
+        with the same schedule and seed are among them.
 
     Raises:
         InputError: an unknown name, a checkpoint without a fitting backbone, a task without data;
@@ -126,15 +129,14 @@ def transfer(
         tell(f"left out: {sentence}")
     tell(f"{len(planned)} jobs: {', '.join(planned)}")
     pending = {job: partial(task.finish, origin) for job, task in planned.items()}
-    results, failures = {}, []
+    failures = []
     for job, result in jobs.run_all(pending, max(1, len(jobs.visible_gpus()))):
         if isinstance(result, str):
             failures.append(f"{job}: {result}")
             tell(f"failed: {failures[-1]}")
         else:
-            results[job] = result
             tell(f"done: {job}, {result['seconds']} s")
-    results = {job: results[job] for job in planned if job in results}
+    results = finished(setting)
     write_result(out / "results.json", {**origin, "results": results})
     pictures = draw_pictures(results, out / "pictures")
     facts = describe(found, schedule, origin)
@@ -190,6 +192,16 @@ def plan(
             "or say with --data where it lies"
         )
     return planned, skipped
+
+
+def finished(setting: Setting) -> dict[str, dict[str, Any]]:
+    """The results that the folder holds, by their jobs, in the order of the report."""
+    kinds = registered().values()
+    tasks = [kind(dataset, setting) for kind in kinds for dataset in kind.recipes]
+    files = {task.job: task.folder / "result.json" for task in tasks}
+    results = {job: json.loads(file.read_text()) for job, file in files.items() if file.exists()}
+    same = {"schedule": setting.schedule, "seed": setting.seed}.items()
+    return {job: result for job, result in results.items() if same <= result.items()}
 
 
 def describe(backbone: Backbone, schedule: str, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def leave_mmdet_alone(registry) -> None:
 
     The layer, ``ResLayerExtraNorm`` of detectors, comes with mmdet (:func:`bring_extra_norm`).
     """
-    if "mmdet" not in sys.modules:
+    if "mmdet.models" not in sys.modules:
         absent = ModuleType(EXTRA_NORM)
         absent.ResLayerExtraNorm = None  # as where mmdet is not installed
         sys.modules.setdefault(EXTRA_NORM, absent)

@@ -157,6 +157,9 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
     assert all(again[name] == results[name] for name in same)
     assert again["voc"]["figures"] == results["voc"]["figures"]
 
+    # A report tells what earlier commands have finished, too.
+    assert run(place, "--tasks", "knn") == again
+
     with pytest.raises(SystemExit):
         run(place, "--tasks", "linear", "--seed", "2")
     assert "holds a run with seed = 1, not 2: choose another --work-dir" in capsys.readouterr().err
