@@ -119,7 +119,8 @@ def _localizer(config: dict) -> str:
 def fill(strategy: str) -> str:
     """What a strategy fills masks with: the first words of its file of configs/_base_/maskers."""
     for file in sorted((CONFIGS / "_base_" / "maskers").glob("*.py")):
-        if load_config(str(file)).masker.strategy.type == strategy:
+        masker = load_config(str(file)).masker
+        if masker.strategy.type == strategy and masker.get("masked_views") != "none":
             words = about(file)
             return words[0].lower() + words[1:]
     raise ValueError(f"no file of configs/_base_/maskers has the strategy {strategy}")

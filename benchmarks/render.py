@@ -33,6 +33,7 @@ ONE_CROP = "high-pass filter, one local crop on the object"
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
+    "mocov2-filtered": ("high-pass filter, no masks", None, None),
     "mocov2-mscn": ("MSCN", "MSCN", "MSCN"),
     "mocov2-salmask-highpass": (
         "high-pass",

@@ -1,0 +1,3 @@
+_base_ = ['../moco/mocov2_resnet50_1xb128-coslr-200e_folder.py', '../_base_/maskers/filtered.py']
+
+model = dict(data_preprocessor=dict(masker=_base_.masker))
