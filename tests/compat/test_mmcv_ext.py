@@ -234,9 +234,7 @@ def test_importing_mmsalmask_imports_neither_torch_nor_mmengine():
     assert run_python(code) == "set()"
 
 
-@pytest.mark.parametrize(
-    "first", ["mmpretrain.models", "mmdet.models", "mmdet, mmpretrain.models"]
-)
+@pytest.mark.parametrize("first", ["mmpretrain.models", "mmdet.models", "mmdet, mmpretrain.models"])
 def test_mmdet_is_imported_for_detectors_alone_and_then_has_mmpretrains_layer(first):
     code = f"""
 import sys
