@@ -24,6 +24,8 @@ METAFILE = ROOT / "configs" / "imagenette" / "metafile.yml"
 RECIPE = "{}_resnet18-w16_1xb128-coslr-50e_imagenette-64px"
 METHODS = {
     "plain MoCo v2": "mocov2",
+    "high-pass filter, no masks": "mocov2-filtered",
+    "SimCLR, high-pass filter, no masks": "simclr-filtered",
     "MSCN": "mocov2-mscn",
     "high-pass": "mocov2-salmask-highpass",
     "blur": "mocov2-salmask-blur",

@@ -184,7 +184,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "ADIOS-s": ("adios-s-mocov2", []),
     "ADIOS-s, simultaneous": ("adios-s-mocov2", ["model.simultaneous=true"]),
     # what each ingredient does: of the high-pass strategy, the best, and of the mean
-    "high-pass filter, no masks": ("mocov2-mscn", [f"{MASKER}.masked_views=none"]),
+    "high-pass filter, no masks": ("mocov2-filtered", []),
     "high-pass, no hard negatives": ("mocov2-salmask-highpass", [f"{MASKER}.hard_negatives=0"]),
     "high-pass, ρ = 1": ("mocov2-salmask-highpass", ["model.head.penalty=1.0"]),
     "high-pass, patches of the background alone": (
@@ -243,7 +243,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "simclr-salmask-highpass",
         [f"{MASKER}.patches=random"],
     ),
-    "SimCLR, high-pass filter, no masks": ("simclr-mscn", [f"{MASKER}.masked_views=none"]),
+    "SimCLR, high-pass filter, no masks": ("simclr-filtered", []),
 }
 # Rows whose localizer is a net that runs once on whole photos, with their demo recipes: the study's
 # own plain MoCo v2 backbone, or MobileNetV2, which ImageNet's labels have trained.

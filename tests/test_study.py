@@ -227,6 +227,22 @@ def plain(part):
             "high-pass, no hard negatives",
             "mocov2-salmask-highpass-nohard_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
         ),
+        (
+            "small",
+            "high-pass filter, no masks",
+            "mocov2-filtered_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
+        ),
+        ("small", "SimCLR", "simclr_resnet18-w16_1xb128-coslr-50e_imagenette-64px"),
+        (
+            "small",
+            "SimCLR, high-pass filter, no masks",
+            "simclr-filtered_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
+        ),
+        (
+            "gpu",
+            "high-pass filter, no masks",
+            "mocov2-filtered_resnet18_1xb256-coslr-200e_imagenette-128px",
+        ),
         ("gpu", "plain MoCo v2", "mocov2_resnet18_1xb256-coslr-200e_imagenette-128px"),
         (
             "gpu",
