@@ -83,16 +83,16 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             first, …
     """
     # How many images have the turn before each place.
-    earlier = torch.searchsorted(turn_place(order), torch.arange(1, 5)).tolist()
+    earlier = torch.searchsorted(turn_place(order), torch.arange(1, 4)).tolist()
     blends = order[order != HUE].view(-1, 3)
     own = factors.gather(1, blends)
     with_mean, with_grey = (1 - own) * (blends == CONTRAST), (1 - own) * (blends == SATURATION)
     drawn = torch.cat([own, with_mean, with_grey, factors[:, HUE:]], 1)
     *steps, turns = upload(drawn, images.device).unbind(1)
-    for blend, first in enumerate(earlier[:3]):
+    for blend, first in enumerate(earlier):
         _blend_(images[first:], *(step[first:] for step in steps[blend::3]))
     images = shift_hue(images, turns)
-    for blend, end in enumerate(earlier[:3]):
+    for blend, end in enumerate(earlier):
         _blend_(images[:end], *(step[:end] for step in steps[blend::3]))
     return images
 

@@ -98,6 +98,12 @@ def test_every_image_of_a_batch_has_its_own_size():
     assert len({tuple(box.tolist()) for box in boxes[2::3]}) > 45
 
 
+def test_boxes_are_by_default_those_of_moco():
+    sizes, seeded = torch.tensor([[300, 200]] * 50), torch.Generator().manual_seed
+    boxes = random_boxes(sizes, generator=seeded(0))
+    assert torch.equal(boxes, random_boxes(sizes, (0.2, 1.0), (3 / 4, 4 / 3), seeded(0)))
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), interpolation=st.sampled_from(["bilinear", "bicubic"]))
 def test_views_are_what_pillow_makes_of_cut_images(data, interpolation):

@@ -19,6 +19,7 @@ from mmsalmask.masking import (
     mask_ratios,
     mean_fill,
 )
+from mmsalmask.masking.views import paired
 
 STRATEGIES = [example_of(part) for part in registered.STRATEGIES]
 of_every_strategy = pytest.mark.parametrize(
@@ -47,6 +48,13 @@ def views(number=6, size=(64, 64), seed=0):
         torch.randn(number, 3, *size, generator=generator),
         torch.randn(number, 3, *size, generator=generator),
     )
+
+
+def test_views_are_paired_without_a_copy_only_where_one_follows_the_other():
+    both, other = (torch.randn(8, 3, 4, 4) for _ in range(2))
+    assert paired(both[:4], both[4:]).data_ptr() == both.data_ptr()
+    for query, key in ((both[:4], other[4:]), (both[4:], both[:4]), (both[:4], both[:4])):
+        assert torch.equal(paired(query, key), torch.cat([query, key]))
 
 
 def masker(strategy=None, localizer=None, **options):
