@@ -48,6 +48,12 @@ def rate(flags: torch.Tensor, expected: float) -> bool:
     return abs(flags.float().mean().item() - expected) < 4 * error
 
 
+def test_a_view_is_by_default_that_of_the_recipes_of_moco():
+    written = dict(Config.fromfile(BASES / "device_views.py").mocov2_view)
+    assert written.pop("type") == "mmsalmask.RandomView"
+    assert vars(RandomView(**written, crop_aspect=(3 / 4, 4 / 3))) == vars(RandomView())
+
+
 def test_probabilities_are_those_of_the_arguments(draws):
     assert rate(draws.flip, 0.5)
     assert rate(draws.grey, 0.2)

@@ -47,6 +47,14 @@ def test_one_hard_negative_may_be_given_without_its_axis():
     )
 
 
+def test_weights_scale_each_querys_loss_before_the_mean():
+    query, key, negatives = (embeddings(4, 8, seed=i) for i in range(3))
+    weight = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    own = [info_nce(query[i, None], key[i, None], negatives) for i in range(4)]
+    expected = (weight * torch.stack(own)).mean()
+    torch.testing.assert_close(info_nce(query, key, negatives, weight=weight), expected)
+
+
 def test_each_image_meets_its_own_hard_negative_alone():
     query, key, negatives, hard = (embeddings(4, 8, seed=i) for i in range(4))
     hard.requires_grad_()

@@ -17,9 +17,10 @@ from mmsalmask.saliency import (
 
 
 def slow_border_distance(image, size):
-    """log(1 + d²) of one (3, H, W) image, cell by cell in NumPy."""
+    """log(1 + d²) of one (3, H, W) image, (rows, columns) of ``size``, cell by cell in NumPy."""
     grey = image.mean(0)
-    step = max(1, len(grey) // (2 * size))  # two pairs of neighbouring rows for each cell
+    height, width = size
+    step = max(1, len(grey) // (2 * height))  # two pairs of neighbouring rows for each cell
     rows = grey[::step]
     pairs = [(grey[i], grey[i + 1]) for i in range(0, len(grey) - 1, step)]
     above, below = (np.stack(side) for side in zip(*pairs, strict=True))
@@ -30,38 +31,38 @@ def slow_border_distance(image, size):
         (below[:, :-1] - above[:, 1:]) ** 2,
     ]
 
-    planes = [references.pool(channel, (size, size)) for channel in image]
+    planes = [references.pool(channel, size) for channel in image]
     for energy in energies:
-        energy = references.pool(energy, (size, size))
+        energy = references.pool(energy, size)
         planes.append(np.log(energy / energy.mean() + 0.3))
     planes = [(plane - plane.mean()) / plane.std(ddof=1) for plane in planes]
-    band = max(1, round(size / 14))
+    band = [max(1, round(side / 14)) for side in size]
     border = [
         (i, j)
-        for i in range(size)
-        for j in range(size)
-        if min(i, j, size - 1 - i, size - 1 - j) < band
+        for i in range(height)
+        for j in range(width)
+        if min(i, height - 1 - i) < band[0] or min(j, width - 1 - j) < band[1]
     ]
     known = np.array([[plane[place] for plane in planes] for place in border])
     covariance = np.cov(known.T, bias=True) + 0.01 * np.eye(7)
     inverse = np.linalg.inv(covariance)
-    distance = np.zeros((size, size))
-    for i in range(size):
-        for j in range(size):
+    distance = np.zeros(size)
+    for i in range(height):
+        for j in range(width):
             away = np.array([plane[i, j] for plane in planes]) - known.mean(0)
             distance[i, j] = np.log1p(away @ inverse @ away)
     return distance
 
 
 def reference(localizer, views, crops, grid):
-    (size, _), maps = localizer.map_size, []
-    inside = ((np.arange(size) + 0.5) / size * 2 - 1) ** 2
-    for view in views:
-        maps.append(slow_border_distance(view, size) - inside[:, None] - inside)
+    rows, columns = (((np.arange(side) + 0.5) / side * 2 - 1) ** 2 for side in localizer.map_size)
+    maps = [
+        slow_border_distance(view, localizer.map_size) - rows[:, None] - columns for view in views
+    ]
     return np.stack([references.pool(saliency, grid) for saliency in maps])
 
 
-@pytest.mark.parametrize("size", [14, 28])
+@pytest.mark.parametrize("size", [(14, 14), (28, 28), (10, 28)])
 def test_the_border_distance_equals_the_formula_cell_by_cell(size):
     images = scene(3, 112, 84)
     localizer = BoundaryPriorSaliency(size)
@@ -69,7 +70,7 @@ def test_the_border_distance_equals_the_formula_cell_by_cell(size):
         np.stack([slow_border_distance(image, size) for image in images.double().numpy()])
     ).float()
     torch.testing.assert_close(localizer.border_distance(images), expected, rtol=1e-3, atol=2e-3)
-    prior = centre_prior((size, size))
+    prior = centre_prior(size)
     torch.testing.assert_close(localizer(images), expected + prior, rtol=1e-3, atol=2e-3)
 
 
