@@ -596,16 +596,17 @@ def differences(
     """Linear top-1 minus that of one row: mean over seeds and test photos, and a 95 % interval.
 
     Both are drawn anew, with replacement, 2,000 times (a bootstrap of a paired difference): photos
-    alone where there is one seed. Points of percent.
+    alone where there is one seed. Points of percent. All rows have the same draws: a row's interval
+    does not depend on which others there are.
     """
-    random, found = np.random.default_rng(seed), {}
+    found = {}
     baseline = {key: _right(run) for key, run in results.get(subtracted, {}).items()}
     for name, runs in results.items():
         shared = [key for key in runs if key in baseline]
         if name == subtracted or not shared:
             continue
         gain = np.stack([_right(runs[key]) - baseline[key] for key in shared])
-        means = []
+        random, means = np.random.default_rng(seed), []
         for _ in range(2000):
             seeds = random.integers(len(gain), size=len(gain))
             photos = random.integers(gain.shape[1], size=gain.shape[1])
