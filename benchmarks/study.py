@@ -165,6 +165,7 @@ PAIRS = {
             "SimCLR, high-pass filter, no masks",
             "SimCLR, high-pass, random patches",
         ),
+        "SimCLR, high-pass filter, no masks": ("SimCLR",),
     },
 }
 MASKER = "model.data_preprocessor.masker"
@@ -717,12 +718,12 @@ def draw_curves(results: dict, picture: Path) -> None:
     axes = figure.subplots(2, len(groups), squeeze=False, sharey="row")
     for column, group in enumerate(groups):
         above, below = axes[:, column]
-        names = [name for name in results if group_of(name) == group]
+        shown = (name for name in results if name not in (UNTRAINED, BASELINE))
         # A reference in each column; the losses of two algorithms are no comparison.
         _draw_mean(above, results.get(BASELINE, {}), "knn_top1", color="0.3", lw=2.2)
         if group != "SimCLR":
             _draw_mean(below, results.get(BASELINE, {}), "loss", color="0.3", lw=2.2)
-        for number, name in enumerate(n for n in names if n not in (UNTRAINED, BASELINE)):
+        for number, name in enumerate(name for name in shown if group_of(name) == group):
             style = dict(color=f"C{number % 10}", ls="-" if number < 10 else "--", lw=1.4)
             _draw_mean(above, results[name], "knn_top1", label=name, **style)
             _draw_mean(below, results[name], "loss", **style)

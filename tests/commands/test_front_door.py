@@ -36,7 +36,7 @@ def test_doctor_says_in_ten_lines_that_all_is_well(monkeypatch, capsys):
         "GPU",
         "NMS",
         "TensorBoard",
-        f"{len(sm.list_models())} encoders",
+        "10 encoders",
     ):
         assert word in out
 

@@ -20,7 +20,8 @@ from mmsalmask.checkpoint import load_checkpoint
 from mmsalmask.commands import transfer
 from mmsalmask.config import load_config
 from mmsalmask.downstream import trained
-from mmsalmask.downstream.task import registered
+from mmsalmask.downstream.backbone import read_backbone
+from mmsalmask.downstream.task import Setting, known_datasets, registered
 from mmsalmask.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +160,10 @@ def test_all_tasks_run_resume_and_end_in_a_report(place, calls, capsys):
 
     # A report tells what earlier commands have finished, too.
     assert run(place, "--tasks", "knn") == again
+    backbone = read_backbone(place / "run" / "epoch_3.pth", out, "small")
+    folders = dict.fromkeys(known_datasets(), place)
+    for schedule, seed in (("full", 1), ("small", 2)):
+        assert not transfer.finished(Setting(backbone, folders, out, schedule, 5, seed))
 
     with pytest.raises(SystemExit):
         run(place, "--tasks", "linear", "--seed", "2")
