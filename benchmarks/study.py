@@ -129,6 +129,7 @@ BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 NET_CROPS = "high-pass filter, local crops on the object by MobileNetV2"
 # Trained at commit cadda0e, whose localizer for it is not kept.
 OVERLAP_CROPS = "high-pass filter, local crops on what both views show"
+SIMCLR_CROPS = "SimCLR, high-pass filter, local crops on the object"
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
 # Rows minus rows, by the name that the pairs have in the file of --json.
 PAIRS = {
@@ -166,6 +167,10 @@ PAIRS = {
             "SimCLR, high-pass, random patches",
         ),
         "SimCLR, high-pass filter, no masks": ("SimCLR",),
+        SIMCLR_CROPS: (
+            "SimCLR, high-pass filter, no masks",
+            "SimCLR, high-pass filter, local crops anywhere",
+        ),
     },
 }
 MASKER = "model.data_preprocessor.masker"
@@ -245,6 +250,11 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         [f"{MASKER}.patches=random"],
     ),
     "SimCLR, high-pass filter, no masks": ("simclr-filtered", []),
+    SIMCLR_CROPS: ("simclr-objectcrops-highpass", []),
+    "SimCLR, high-pass filter, local crops anywhere": (
+        "simclr-objectcrops-highpass",
+        [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
+    ),
 }
 # Rows whose localizer is a net that runs once on whole photos, with their demo recipes: the study's
 # own plain MoCo v2 backbone, or MobileNetV2, which ImageNet's labels have trained.

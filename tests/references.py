@@ -154,10 +154,15 @@ def mask_ratios(mask: np.ndarray, foreground: np.ndarray) -> tuple[float, float]
     return float(np.mean(shares[0])), float(np.mean(shares[1]))
 
 
-def nt_xent(first, second, hard=None, penalty=2.0, temperature=0.1, negatives=()) -> float:
-    """Mean over the 2N anchors of −log of the positive's share, exponentials written out."""
+def nt_xent(
+    first, second, hard=None, penalty=2.0, temperature=0.1, negatives=(), crops=()
+) -> float:
+    """Mean over all anchors of −log of the positive's share, exponentials written out.
+
+    ``crops`` holds arrays (N, D), one for each crop of every image.
+    """
     losses = []
-    for one, other in ((first, second), (second, first)):
+    for one, other in ((first, second), (second, first), *((crop, second) for crop in crops)):
         for image, anchor in enumerate(one):
             positive = math.exp(np.dot(anchor, other[image]) / temperature)
             total = positive

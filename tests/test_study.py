@@ -239,6 +239,11 @@ def plain(part):
             "simclr-filtered_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
         ),
         (
+            "small",
+            "SimCLR, high-pass filter, local crops on the object",
+            "simclr-objectcrops-highpass_resnet18-w16_1xb128-coslr-50e_imagenette-64px",
+        ),
+        (
             "gpu",
             "high-pass filter, no masks",
             "mocov2-filtered_resnet18_1xb256-coslr-200e_imagenette-128px",

@@ -84,6 +84,7 @@ class NTXentHead(BaseModule):
         second: Tensor,
         hard_negatives: Tensor | None = None,
         negatives: Tensor | None = None,
+        crops: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss and accuracy of a batch of view pairs.
 
@@ -91,11 +92,13 @@ class NTXentHead(BaseModule):
             first, second: (N, D), ℓ2-normalised.
             hard_negatives: (N, M, D), ℓ2-normalised, or ``None``.
             negatives: (K, D), ℓ2-normalised, of images outside this batch, or ``None``.
+            crops: (L·N, D), ℓ2-normalised, further anchors, or ``None``.
 
         Returns:
-            ``loss``; ``contrast_accuracy``, the percentage of the 2N anchors closer to the image's
+            ``loss``; ``contrast_accuracy``, the percentage of the 2N views closer to the image's
             other view than to any negative of another image; with hard negatives
-            ``hard_accuracy``, the percentage closer to it than to any hard negative of the image.
+            ``hard_accuracy``, the percentage closer to it than to any hard negative of the image;
+            with crops ``local_accuracy``, theirs.
         """
         loss, logits = nt_xent(
             first,
@@ -104,9 +107,15 @@ class NTXentHead(BaseModule):
             self.penalty,
             self.temperature,
             negatives,
+            crops,
             with_logits=True,
         )
-        return {"loss": loss, **_accuracies(logits, hard_negatives, self.penalty)}
+        views, local = logits[: 2 * len(first)], logits[2 * len(first) :]
+        found = {"loss": loss, **_accuracies(views, hard_negatives, self.penalty)}
+        if crops is not None:
+            of_crops = _accuracies(local, hard_negatives, self.penalty)
+            found["local_accuracy"] = of_crops["contrast_accuracy"]
+        return found
 
 
 def _accuracies(logits: Tensor, hard_negatives: Tensor | None, penalty: float) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from mmengine.logging import MessageHub, print_log
-from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mmsalmask.algorithms.contrastive import Contrastive
 from mmsalmask.algorithms.distributed import gather, shuffle_batch, unshuffle_batch
-from mmsalmask.algorithms.encoder import check_encoder, embed, kept_statistics
+from mmsalmask.algorithms.encoder import embed, kept_statistics
 from mmsalmask.algorithms.preprocessor import MaskingDataPreprocessor
 from mmsalmask.algorithms.split_norm import split_batch_norm
 from mmsalmask.checks import check_flag, check_integer, is_number, is_pair
@@ -25,7 +25,7 @@ from mmsalmask.registry import MODELS
 
 
 @MODELS.register_module()
-class MaskedMoCo(BaseSelfSupervisor):
+class MaskedMoCo(Contrastive):
     """Momentum contrast of a masked query with a clean key (He et al. 2020; paper, §3).
 
     Takes ``inputs = [query, key, hard_negative, …]`` as the masking preprocessor hands them on;
@@ -72,10 +72,7 @@ class MaskedMoCo(BaseSelfSupervisor):
             loss without a ``mmsalmask.MaskingDataPreprocessor``.
     """
 
-    # Configs that make them for other algorithms are refused.
-    takes_hard_negatives = True
-    takes_mixtures = True
-    takes_local_crops = True
+    takes_mixtures = True  # configs that make them for other algorithms are refused
     # Whether an optimizer step begins with the next batch, as each does but where gradients are
     # accumulated, which the training loop tells. The momentum encoder moves once per step.
     starts_step = True
@@ -93,14 +90,7 @@ class MaskedMoCo(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        check_encoder(backbone, neck, head)
-        super().__init__(
-            backbone=backbone,
-            neck=neck,
-            head=head,
-            data_preprocessor=data_preprocessor or dict(type="mmsalmask.MaskingDataPreprocessor"),
-            init_cfg=init_cfg,
-        )
+        super().__init__(backbone, neck, head, data_preprocessor, init_cfg)
         check_integer("queue_len", queue_len)
         check_integer("feat_dim", feat_dim)
         self.momentum = _check_momentum(momentum)
@@ -120,10 +110,6 @@ class MaskedMoCo(BaseSelfSupervisor):
         super().init_weights()
         self.momentum_encoder.load_state_dict(self._encoder.state_dict())
 
-    @property
-    def _encoder(self) -> nn.Sequential:
-        return nn.Sequential(self.backbone, self.neck)
-
     def _ask_for_both_directions(self) -> None:
         if not isinstance(self.data_preprocessor, MaskingDataPreprocessor):
             raise InputError(
@@ -132,18 +118,6 @@ class MaskedMoCo(BaseSelfSupervisor):
                 "masker for plain MoCo"
             )
         self.data_preprocessor.both_directions = True
-
-    def forward(
-        self,
-        inputs: list[Tensor],
-        data_samples: list | None = None,
-        mode: str = "tensor",
-        **parts: Any,
-    ) -> Any:
-        """As of any algorithm of mmpretrain; ``parts`` are those of :meth:`loss`."""
-        if mode == "loss":
-            return self.loss(inputs, data_samples, **parts)
-        return super().forward(inputs, data_samples, mode)
 
     def loss(
         self,

@@ -179,7 +179,7 @@ def _check_masker(cfg: Config) -> None:
     if (masker or {}).get("local_crops") and not getattr(algorithm, "takes_local_crops", False):
         raise InputError(
             f"model: {algorithm.__name__} would ignore the local crops that the masker cuts: set "
-            f"{path}.masker.local_crops=0, or train mmsalmask.MaskedMoCo"
+            f"{path}.masker.local_crops=0, or train mmsalmask.MaskedMoCo or mmsalmask.MaskedSimCLR"
         )
     if made and not takes:
         raise InputError(

@@ -103,6 +103,46 @@ def test_contrast_accuracy_counts_anchors_nearest_to_their_other_view():
     assert losses["hard_accuracy"].item() == 75.0
 
 
+@pytest.mark.parametrize("hard", [0, 1])
+def test_local_crops_are_further_anchors_of_the_second_view(hard):
+    model = simclr()
+    inputs, crops = views(count=2 + hard), torch.randn(8, 3, 16, 16)
+    encoder = copy.deepcopy(nn.Sequential(model.backbone, model.neck))
+
+    def embed(images):
+        return F.normalize(encoder(images)[0], dim=1).detach().double().numpy()
+
+    first, second = np.split(embed(torch.cat(inputs[:2])), 2)
+    own = np.stack([embed(view) for view in inputs[2:]], 1) if hard else None
+    cut = embed(crops)
+    losses = model(inputs, mode="loss", local_crops=crops)
+    expected = references.nt_xent(first, second, own, 2.0, 0.1, crops=np.split(cut, 2))
+    assert losses["loss"].item() == pytest.approx(expected, rel=1e-5)
+    others = np.concatenate([first, second])
+    right = [
+        anchor @ second[row % 4]
+        > max(anchor @ others[other] for other in range(8) if other % 4 != row % 4)
+        for row, anchor in enumerate(cut)
+    ]
+    assert losses["local_accuracy"].item() == pytest.approx(100 * np.mean(right), abs=1e-3)
+    alone = model.loss(inputs)
+    assert losses["contrast_accuracy"] == alone["contrast_accuracy"]
+    assert "local_accuracy" not in alone
+
+
+def test_local_crops_teach_the_encoder_and_leave_the_running_statistics_to_whole_views():
+    inputs, crops = views(count=2), torch.randn(8, 3, 16, 16, requires_grad=True)
+    with_crops, without = simclr(), simclr()
+    with_crops(inputs, mode="loss", local_crops=crops)["loss"].backward()
+    without(inputs, mode="loss")["loss"].backward()
+    assert crops.grad.abs().amax((1, 2, 3)).gt(0).all()
+    weights = (model.backbone.conv1.weight.grad for model in (with_crops, without))
+    assert not torch.allclose(*weights)
+    kept = dict(without.named_buffers())
+    for name, value in with_crops.named_buffers():
+        torch.testing.assert_close(value, kept[name], msg=name)
+
+
 def test_gradient_reaches_every_view_and_the_hard_negative_too():
     model = simclr()
     inputs = [view.requires_grad_() for view in views(count=4)]
@@ -203,15 +243,22 @@ def group_norm_simclr() -> MaskedSimCLR:
     return simclr(norm_cfg=dict(type="GN", num_groups=2))
 
 
-def train_in_one_of(processes: int, rank: int, hard: int, folder: str) -> None:
+def batch(hard: int, cut: int, processes: int = 1, rank: int = 0) -> tuple[list, dict]:
+    """A process's share of 8 images: their views, and as many local crops of each."""
+    inputs = [view.chunk(processes)[rank] for view in views(8, count=2 + hard)]
+    crops = [view.chunk(processes)[rank][..., :16, :16] for view in views(8, count=cut, seed=2)]
+    return inputs, {"local_crops": torch.cat(crops)} if cut else {}
+
+
+def train_in_one_of(processes: int, rank: int, hard: int, cut: int, folder: str) -> None:
     """Loss and gradient of one process under DDP, saved to ``<rank>.pth``."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes
     )
     model = MMDistributedDataParallel(group_norm_simclr(), broadcast_buffers=False)
-    inputs = [view.chunk(processes)[rank] for view in views(8, count=2 + hard)]
-    losses = model(inputs, None, mode="loss")
+    inputs, parts = batch(hard, cut, processes, rank)
+    losses = model(inputs, None, mode="loss", **parts)
     losses["loss"].backward()
     gradients = {name: p.grad for name, p in model.module.named_parameters()}
     torch.save((losses, gradients), f"{folder}/{rank}.pth")
@@ -219,12 +266,12 @@ def train_in_one_of(processes: int, rank: int, hard: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def train_in(processes: int, hard: int, folder: Path) -> list[tuple[dict, dict]]:
+def train_in(processes: int, hard: int, cut: int, folder: Path) -> list[tuple[dict, dict]]:
     # The server imports the libraries once and is forked for every process.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmsalmask.algorithms"])
     started = [
-        context.Process(target=train_in_one_of, args=(processes, rank, hard, str(folder)))
+        context.Process(target=train_in_one_of, args=(processes, rank, hard, cut, str(folder)))
         for rank in range(processes)
     ]
     for process in started:
@@ -236,13 +283,14 @@ def train_in(processes: int, hard: int, folder: Path) -> list[tuple[dict, dict]]
     return [torch.load(folder / f"{rank}.pth") for rank in range(processes)]
 
 
-@pytest.mark.parametrize(("processes", "hard"), [(1, 1), (2, 0), (2, 2), (4, 1)])
-def test_gradient_of_several_processes_is_that_of_the_joined_batch(processes, hard, tmp_path):
+@pytest.mark.parametrize(("processes", "hard", "cut"), [(1, 1, 0), (2, 0, 2), (2, 2, 0), (4, 1, 1)])
+def test_gradient_of_several_processes_is_that_of_the_joined_batch(processes, hard, cut, tmp_path):
     model = group_norm_simclr()
-    joined = model.loss(views(8, count=2 + hard), None)
+    inputs, parts = batch(hard, cut)
+    joined = model.loss(inputs, None, **parts)
     joined["loss"].backward()
-    results = train_in(processes, hard, tmp_path)
-    for name in ("loss", "contrast_accuracy"):
+    results = train_in(processes, hard, cut, tmp_path)
+    for name in ("loss", "contrast_accuracy", *(["local_accuracy"] if cut else [])):
         mean = torch.stack([losses[name].detach() for losses, _ in results]).mean()
         assert mean.item() == pytest.approx(joined[name].item(), rel=1e-5)
     expected = {name: p.grad for name, p in model.named_parameters()}

@@ -25,18 +25,21 @@ def numpy(*tensors):
     st.integers(1, 6),
     st.integers(0, 5),
     st.integers(0, 3),
+    st.integers(0, 3),
     st.floats(0.1, 1.0),
     st.floats(0, 3),
     st.integers(0, 2**31),
 )
 @settings(deadline=None, max_examples=80)
-def test_loss_is_the_formula_written_out(number, outside, hard, temperature, penalty, seed):
+def test_loss_is_the_formula_written_out(number, outside, hard, cut, temperature, penalty, seed):
     first, second = embeddings(number, 8, seed=seed), embeddings(number, 8, seed=seed + 1)
     negatives = embeddings(outside, 8, seed=seed + 2) if outside else None
     own = embeddings(number, hard, 8, seed=seed + 3) if hard else None
-    loss = nt_xent(first, second, own, penalty, temperature, negatives)
-    f, s, h, n = numpy(first, second, own, negatives)
-    expected = references.nt_xent(f, s, h, penalty, temperature, () if n is None else n)
+    crops = embeddings(cut * number, 8, seed=seed + 4) if cut else None
+    loss = nt_xent(first, second, own, penalty, temperature, negatives, crops)
+    f, s, h, n, c = numpy(first, second, own, negatives, crops)
+    parts = np.split(c, cut) if cut else ()
+    expected = references.nt_xent(f, s, h, penalty, temperature, () if n is None else n, parts)
     assert loss.shape == ()
     assert abs(loss.item() - expected) < 1e-4 * max(1.0, abs(expected))
 
@@ -95,6 +98,19 @@ def test_a_hard_negative_meets_both_views_of_its_image_and_no_other():
         assert gradient.abs().sum(1).gt(0).tolist() == [image == anchor % 4 for image in range(4)]
 
 
+def test_crops_teach_by_the_second_view_alone_and_are_no_negatives():
+    """The rows of the views are as they are without crops; the positive is the second view's."""
+    first, second = embeddings(4, 8), embeddings(4, 8, seed=1)
+    crops = embeddings(8, 8, seed=2)
+    logits = nt_xent_logits(first, second, crops=crops, temperature=0.1)
+    assert logits.shape == (16, 9)
+    assert torch.equal(logits[:8], nt_xent_logits(first, second, temperature=0.1))
+    positives = (crops * second.repeat(2, 1)).sum(1) / 0.1
+    assert torch.allclose(logits[8:, 0], positives, atol=1e-5)
+    own = torch.eye(4, dtype=torch.bool).repeat(2, 2)
+    assert torch.equal(torch.isneginf(logits[8:, 1:]), own)
+
+
 def test_one_hard_negative_may_be_given_without_its_axis():
     first, second, own = (embeddings(4, 8, seed=i) for i in range(3))
     assert torch.equal(nt_xent(first, second, own), nt_xent(first, second, own[:, None]))
@@ -147,6 +163,14 @@ def test_the_worst_logits_are_finite(dtype):
         ((embeddings(4, 8), embeddings(3, 8)), r"got \(4, 8\) and \(3, 8\)"),
         ((embeddings(4, 2, 8), embeddings(4, 2, 8)), r"embeddings \(N, D\) of the same shape"),
         ((embeddings(4, 8), embeddings(4, 8), embeddings(3, 8)), "4 images, 3 rows of hard"),
+        (
+            (embeddings(4, 8), embeddings(4, 8), None, 2.0, 0.1, None, embeddings(6, 8)),
+            r"crops are rows \(L·4, 8\), as many of every image, got \(6, 8\)",
+        ),
+        (
+            (embeddings(4, 8), embeddings(4, 8), None, 2.0, 0.1, None, embeddings(2, 4, 8)),
+            r"crops are rows \(L·4, 8\), as many of every image, got \(2, 4, 8\)",
+        ),
         ((embeddings(4, 8), embeddings(4, 8), None, 2.0, 0.0), "temperature must be positive"),
     ],
 )
