@@ -19,7 +19,7 @@ from rich.measure import Measurement
 from rich.progress import track
 from rich.table import Table
 
-from mmsalmask.errors import InputError, NotWritten, Stopped
+from mmsalmask.errors import InputError, NotWritten, Stopped, refusal_of
 from mmsalmask.torchrun import leave_last_words
 
 T = TypeVar("T")
@@ -217,11 +217,11 @@ def print_table(table: Table) -> None:
 def report_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and an exit status.
 
-    An :class:`InputError`, or a file that cannot be written (a full disk, no permission), exits
-    with 2; a run that was saved after a signal with 75; an interrupt elsewhere with 130. Anything
-    else is a defect of ours and passes untouched, with its traceback. Of several processes on a
-    machine (``LOCAL_RANK``) only the first prints; all exit alike. Under
-    :mod:`mmsalmask.torchrun` the launcher prints, when all have ended.
+    An :class:`InputError`, a library's class that refuses its settings, or a file that cannot be
+    written (a full disk, no permission), exits with 2; a run that was saved after a signal with 75;
+    an interrupt elsewhere with 130. Anything else is a defect of ours and passes untouched, with
+    its traceback. Of several processes on a machine (``LOCAL_RANK``) only the first prints; all
+    exit alike. Under :mod:`mmsalmask.torchrun` the launcher prints, when all have ended.
     """
     # A log file on a full disk would add a traceback of its own for every line.
     logging.raiseExceptions = False
@@ -238,7 +238,9 @@ def report_errors() -> Iterator[None]:
             leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
             raise
         _leave(f"error: {_not_written(error)}", INPUT_STATUS)
-    except Exception:
+    except Exception as error:
+        if told := refusal_of(error):
+            _leave(f"error: {told}", INPUT_STATUS)
         leave_last_words(traceback.format_exc().rstrip(), DEFECT_STATUS)
         raise
 

@@ -38,9 +38,9 @@ def place_of(error: BaseException) -> str:
 
     Empty where only libraries and this package were at work.
     """
-    main, paths = getattr(sys.modules.get("__main__"), "__file__", None), sysconfig.get_paths()
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
     # "<" begins the names of code that lies in no file.
-    foreign = ("<", str(Path(__file__).parent), *(paths[name] for name in _LIBRARIES))
+    foreign = ("<", _PACKAGE, *_libraries())
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         started = frame.name == "<module>" and frame.filename == main
         if not started and not frame.filename.startswith(foreign):
@@ -51,4 +51,37 @@ def place_of(error: BaseException) -> str:
     return ""
 
 
-_LIBRARIES = ("stdlib", "platstdlib", "purelib", "platlib")
+def refusal_of(error: BaseException) -> str | None:
+    """What a library's class said against the settings that a config builds it with.
+
+    ``None`` where anything else went wrong, or the code that failed is the user's or this
+    package's: then the traceback says more.
+    """
+    if not isinstance(error, _REFUSALS):
+        return None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = [place for place, frame in enumerate(frames) if frame.f_code.co_name == _BUILDER]
+    inner = frames[built[-1] + 1 :] if built else []
+    files = [frame.f_code.co_filename for frame in inner]
+    if not files or not all(f.startswith(_libraries()) and _PACKAGE not in f for f in files):
+        return None
+    known = frames[built[-1]].f_locals
+    short = {name: repr(value) for name, value in known["args"].items() if name != "params"}
+    settings = ", ".join(f"{name}={told}" for name, told in short.items() if len(told) <= _SHORT)
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"{known['obj_cls'].__name__} cannot be built with {settings or 'its settings'} "
+        f"({type(error).__name__}: {reason}): change what it cannot take, in the config or by "
+        "--cfg-options"
+    )
+
+
+def _libraries() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+_PACKAGE = str(Path(__file__).parent)
+_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
+_BUILDER = "build_from_cfg"  # of mmengine's registries
+_SHORT = 40  # characters of a setting that a sentence repeats

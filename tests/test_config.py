@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 from mmpretrain.models.selfsup import MoCo
 
 from mmsalmask.cli import config_arguments, report_errors
@@ -501,6 +504,54 @@ def test_a_defect_of_ours_passes_untouched(ours):
     assert caught.value is ours
 
 
+@pytest.mark.parametrize(
+    ("registry", "part", "told"),
+    [
+        (
+            MODELS,
+            dict(type="mmpretrain.ResNet", depth=18, out_indices=3),
+            "error: ResNet cannot be built with depth=18, out_indices=3 (TypeError: 'int' object "
+            "is not iterable): change what it cannot take, in the config or by --cfg-options\n",
+        ),
+        (
+            OPTIMIZERS,
+            dict(type="AdamW", params=[torch.zeros(1)], lr=0.1, betas=(0.9, 2.0)),
+            "error: AdamW cannot be built with lr=0.1, betas=(0.9, 2.0) (ValueError: Invalid beta "
+            "parameter at index 1: 2.0): change what it cannot take, in the config or by "
+            "--cfg-options\n",
+        ),
+    ],
+)
+def test_what_a_class_of_a_library_refuses_is_one_line(registry, part, told, capsys):
+    with pytest.raises(SystemExit, match="2"), report_errors():
+        registry.build(part)
+    assert capsys.readouterr().err == told
+
+
+def test_a_long_reason_and_long_settings_are_cut(capsys):
+    part = dict(type="mmpretrain.LinearNeck", in_channels="x", out_channels=2, init_cfg=[{}] * 30)
+    with pytest.raises(SystemExit, match="2"), report_errors():
+        MODELS.build(part)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "in_channels='x', out_channels=2 (TypeError" in line
+
+
+class Picky(torch.nn.Module):
+    """A user's own part that lets a library fail."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(channels, 1, 1)
+
+
+def test_a_part_of_the_users_own_that_fails_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="negative dimension"), report_errors():
+        MODELS.build(dict(type=Picky, channels=-1))
+    with pytest.raises(ModuleNotFoundError), report_errors():
+        MODELS.build(dict(type=importlib.import_module, name="no_such_module"))
+
+
 def test_a_tool_ends_without_a_traceback():
     code = "from mmsalmask.cli import *\nfrom mmsalmask.cli import InputError, report_errors\n"
     code += "with report_errors():\n    raise InputError('no')"
@@ -547,6 +598,11 @@ WHOLE = "must be an integer of at least"
 WRONG = {
     "optim_wrapper.optimizer.lr": (["abc", -0.1, float("nan")], NUMBER),
     "optim_wrapper.optimizer.weight_decay": ([-1, "x"], NUMBER),
+    "optim_wrapper.optimizer.nesterov": (["yes", 1], "must be True or False"),
+    "param_scheduler": (
+        [[dict(type="CosineAnnealingLR", T_max=length)] for length in (-3, 0, 1.5)],
+        f"param_scheduler.0.T_max {WHOLE} 1",
+    ),
     "train_dataloader.batch_size": ([-3, 0, 2.5, "four"], f"{WHOLE} 1"),
     "val_dataloader.batch_size": ([0], f"{WHOLE} 1"),
     "train_dataloader.num_workers": ([-1, 0.5], f"{WHOLE} 0"),

@@ -45,6 +45,10 @@ def check_values(cfg: Config) -> None:
         for key in ("lr", "weight_decay"):
             if key in optimizer:
                 _check_step_size(f"{name}.{key}", optimizer[key])
+        check_flag(f"{name}.nesterov", optimizer.get("nesterov", False))
+    for spot in _parts(cfg, "param_scheduler"):
+        if spot.value.get("T_max") is not None:
+            check_integer(f"{spot.name}.T_max", spot.value["T_max"])
     for spot in _parts(cfg, "model"):
         _check_depth(spot)
 
