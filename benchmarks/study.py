@@ -512,7 +512,13 @@ def finished_runs(options: argparse.Namespace) -> dict:
         result, run = (json.loads(path.read_text()) for path in (file, file.with_name("run.json")))
         if "top1" in result and run["name"] in results and run["seed"] in options.seeds:
             results[run["name"]][str(run["seed"])] = {**result, "amp": run["amp"]}
-    return {row: runs for row, runs in results.items() if runs}
+    found = {row: runs for row, runs in results.items() if runs}
+    if not found:
+        raise InputError(
+            f"{options.out / 'runs'} holds no finished run of these rows and seeds: train them "
+            "without --finished, or give their --work-dir"
+        )
+    return found
 
 
 def constants(options: argparse.Namespace) -> dict[str, Any]:

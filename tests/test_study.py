@@ -35,6 +35,8 @@ def test_the_page_takes_the_runs_that_are_done(tmp_path):
         (folder / "result.json").write_text(json.dumps({"top1": 50.0} if done else {}))
     given = options(tmp_path, rows=["a b", "other"])
     assert study.finished_runs(given) == {"a b": {"0": {"top1": 50.0, "amp": "bfloat16"}}}
+    with pytest.raises(InputError, match="runs holds no finished run of these rows and seeds"):
+        study.finished_runs(options(tmp_path, rows=["other"]))
 
 
 def test_runs_of_other_machines_stay_in_the_file(tmp_path):
