@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 import mmpretrain.models  # noqa: F401  (registers the backbones and necks our configs name)
 
 from mmsalmask.algorithms.adios import ADIOSMoCo, ADIOSSimCLR
+from mmsalmask.algorithms.base import MaskedAlgorithm
 from mmsalmask.algorithms.heads import HardNegativeContrastiveHead, NTXentHead
 from mmsalmask.algorithms.localizers import backbone_saliency
 from mmsalmask.algorithms.mask_unet import MaskUNet
@@ -22,6 +23,7 @@ __all__ = [
     "ADIOSSimCLR",
     "HardNegativeContrastiveHead",
     "MaskUNet",
+    "MaskedAlgorithm",
     "MaskedMoCo",
     "MaskedSimCLR",
     "MaskingDataPreprocessor",

@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mmsalmask.algorithms.contrastive import Contrastive
+from mmsalmask.algorithms.base import MaskedAlgorithm
 from mmsalmask.algorithms.distributed import gather, shuffle_batch, unshuffle_batch
 from mmsalmask.algorithms.encoder import embed, kept_statistics
 from mmsalmask.algorithms.preprocessor import MaskingDataPreprocessor
@@ -25,7 +25,7 @@ from mmsalmask.registry import MODELS
 
 
 @MODELS.register_module()
-class MaskedMoCo(Contrastive):
+class MaskedMoCo(MaskedAlgorithm):
     """Momentum contrast of a masked query with a clean key (He et al. 2020; paper, §3).
 
     Takes ``inputs = [query, key, hard_negative, …]`` as the masking preprocessor hands them on;
@@ -72,7 +72,9 @@ class MaskedMoCo(Contrastive):
             loss without a ``mmsalmask.MaskingDataPreprocessor``.
     """
 
-    takes_mixtures = True  # configs that make them for other algorithms are refused
+    takes_hard_negatives = True
+    takes_local_crops = True
+    takes_mixtures = True
     # Whether an optimizer step begins with the next batch, as each does but where gradients are
     # accumulated, which the training loop tells. The momentum encoder moves once per step.
     starts_step = True

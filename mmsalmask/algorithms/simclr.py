@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from mmsalmask.algorithms.contrastive import Contrastive
+from mmsalmask.algorithms.base import MaskedAlgorithm
 from mmsalmask.algorithms.distributed import of_other_processes
 from mmsalmask.algorithms.encoder import embed, kept_statistics
 from mmsalmask.registry import MODELS
 
 
 @MODELS.register_module()
-class MaskedSimCLR(Contrastive):
+class MaskedSimCLR(MaskedAlgorithm):
     """SimCLR of a masked view with a clean one (Chen et al. 2020; paper, §3).
 
     Takes ``inputs = [first view, second view, hard_negative, …]`` as the masking preprocessor hands
@@ -36,6 +36,9 @@ class MaskedSimCLR(Contrastive):
             there is none.
         init_cfg: as in mmengine.
     """
+
+    takes_hard_negatives = True
+    takes_local_crops = True
 
     def loss(
         self,

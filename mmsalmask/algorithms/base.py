@@ -1,4 +1,4 @@
-"""What MoCo and SimCLR share: an encoder, and batches that hold more than views."""
+"""What algorithms of two views share: an encoder, and batches that hold more than views."""
 
 from typing import Any
 
@@ -8,19 +8,30 @@ from torch import Tensor, nn
 from mmsalmask.algorithms.encoder import check_encoder
 
 
-class Contrastive(BaseSelfSupervisor):
-    """An encoder and a head that contrasts views, after the masking preprocessor.
+class MaskedAlgorithm(BaseSelfSupervisor):
+    """An encoder and a head that learn from the views that the masking preprocessor hands on.
+
+    A subclass defines ``loss(inputs, data_samples)``. ``inputs`` are the query and the key, each
+    (N, 3, H, W), then the hard negatives. What else the batch holds comes by its name. A subclass
+    says what it takes, and configs that make more of it are refused:
+
+    - ``takes_hard_negatives``: ``inputs`` may be longer than two;
+    - ``takes_local_crops``: ``loss(…, local_crops)``, (L·N, 3, h, w), all first ones first;
+    - ``takes_mixtures``: ``loss(…, mixture)``, a :class:`~mmsalmask.masking.Mixture`.
 
     Args:
         backbone, neck, head: configs, none of them missing.
         data_preprocessor: config; a ``mmsalmask.MaskingDataPreprocessor`` without a masker where
             there is none.
         init_cfg: as in mmengine.
+
+    Raises:
+        InputError: for a part of the encoder that is missing.
     """
 
-    # Configs that make them for other algorithms are refused.
-    takes_hard_negatives = True
-    takes_local_crops = True
+    takes_hard_negatives = False
+    takes_local_crops = False
+    takes_mixtures = False
 
     def __init__(
         self,
