@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import mmsalmask as sm
 from mmsalmask.api.diagnosis import judge
 from mmsalmask.commands import diagnose as diagnose_command
 from mmsalmask.commands import embed as embed_command
+from mmsalmask.commands.linear import linear
 from mmsalmask.errors import InputError
 from mmsalmask.evaluation.unlabelled import alignment, mean_distance, rank_me
 
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "mocov2_resnet18-w16_1xb128-coslr-50e_imagenette-64px"
 FILTERED = "mocov2-salmask-highpass_resnet18-w16_1xb128-coslr-50e_imagenette-64px"
 
@@ -139,6 +142,24 @@ def test_test_images_that_are_trained_on_are_told(folder, tmp_path, capsys, monk
     sm.evaluate(PLAIN, tmp_path, tmp_path, workers=0, k=1)
     told = capsys.readouterr()
     assert "22 of the 22 test images ARE TRAINING IMAGES" in told.out + told.err
+
+
+def test_one_folder_is_split_by_the_seed_as_the_command_splits_it(tmp_path):
+    for seed, kind in enumerate("ab"):
+        draw(tmp_path / "labelled" / kind, 7, seed)
+    labelled = str(tmp_path / "labelled")
+    result = sm.evaluate(PLAIN, labelled, train_per_class=4, k=3, workers=0, seed=5)
+    assert (result.train_images, result.test_images, result.classes) == (8, 6, 2)
+    config, weights = f"mmsalmask::imagenette/{PLAIN}.py", str(ROOT / "weights" / f"{PLAIN}.pth")
+    told = linear(config, weights, labelled, train_per_class=4, seed=5, knn=3, workers=0)
+    assert result.linear == told["top1"]
+    assert result.knn == told["knn"]["top1"]
+
+
+def test_a_folder_to_classify_or_a_split_is_needed_and_not_both(tmp_path):
+    for words in ({}, {"test": tmp_path, "train_per_class": 3}):
+        with pytest.raises(InputError, match=r"give either test, .* or train_per_class"):
+            sm.evaluate(PLAIN, tmp_path, **words)
 
 
 @pytest.mark.parametrize(
