@@ -17,6 +17,8 @@ def transfer(
     data: Mapping[str, str | os.PathLike] | None = None,
     tasks: Sequence[str] | None = None,
     schedule: str = "full",
+    train_per_class: int = 30,
+    seed: int = 0,
 ) -> Path:
     """Take a backbone through linear evaluation, kNN, detection and segmentation.
 
@@ -30,6 +32,8 @@ def transfer(
         data: where some lie elsewhere, e.g. ``{"caltech101": "photos/caltech"}``.
         tasks: of ``linear``, ``knn``, ``voc``, ``coco`` and ``seg``; ``None`` for all with data.
         schedule: ``"full"``, that of the recipes, or ``"small"``, for two CPU cores.
+        train_per_class: images of each class of Caltech-101 to learn from.
+        seed: of the split, and of all that is trained.
 
     Returns:
         ``report.html`` in ``out``.
@@ -41,6 +45,7 @@ def transfer(
     command = [sys.executable, "-m", "mmsalmask", "transfer", os.fspath(file)]
     command += ["--work-dir", os.fspath(out), "--data-root", os.fspath(data_root)]
     command += ["--schedule", schedule]
+    command += ["--train-per-class", str(train_per_class), "--seed", str(seed)]
     if data:
         command += ["--data", *(f"{name}={os.fspath(folder)}" for name, folder in data.items())]
     if tasks is not None:

@@ -27,10 +27,10 @@ def test_every_argument_reaches_the_tool(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", start)
     data = {"caltech101": tmp_path / "c", "voc": "v"}
-    report = sm.transfer(run, tmp_path, "root", data, ["linear", "knn"], "small")
+    report = sm.transfer(run, tmp_path, "root", data, ["linear", "knn"], "small", 20, 3)
     assert report == tmp_path / "report.html"
     words = " ".join(started[0][1:])
     assert words == (
         f"-m mmsalmask transfer {run.checkpoint} --work-dir {tmp_path} --data-root root "
-        f"--schedule small --data caltech101={tmp_path / 'c'} voc=v --tasks linear,knn"
+        f"--schedule small --train-per-class 20 --seed 3 --data caltech101={tmp_path / 'c'} voc=v --tasks linear,knn"
     )
