@@ -32,5 +32,6 @@ def test_every_argument_reaches_the_tool(run, tmp_path, monkeypatch):
     words = " ".join(started[0][1:])
     assert words == (
         f"-m mmsalmask transfer {run.checkpoint} --work-dir {tmp_path} --data-root root "
-        f"--schedule small --train-per-class 20 --seed 3 --data caltech101={tmp_path / 'c'} voc=v --tasks linear,knn"
+        "--schedule small --train-per-class 20 --seed 3 "
+        f"--data caltech101={tmp_path / 'c'} voc=v --tasks linear,knn"
     )
