@@ -30,6 +30,7 @@ FILES = [page for page in DOCS if BLOCK.search(CODE.sub("", page.read_text()))]
 # Rows of the study, of our own.
 CROPS, PLAIN_CROPS = "high-pass filter, local crops on the object", "local crops on the object"
 ONE_CROP = "high-pass filter, one local crop on the object"
+SIMCLR_CROPS = "SimCLR, high-pass filter, local crops on the object"
 # What a recipe's method is called in the study, in the price list and in the paper.
 CALLED = {
     "mocov2": ("plain MoCo v2", "plain", "baseline"),
@@ -546,9 +547,9 @@ def hard_weight() -> str:
     return markdown([*header, "kNN", "linear"], rows)
 
 
-def study_tuning() -> str:
+def study_tuning(file: str) -> str:
     """kNN and linear top-1 of the recipes on held-out training photos, by seed."""
-    data = result("study_tuning.json")
+    data = result(file)
     rows = []
     for name, runs in data["results"].items():
         cells = [name]
@@ -760,7 +761,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "study twins": of_the_study(partial(study_pairs, pairs="random_twins")),
     "study simclr": of_the_study(partial(study_pairs, pairs="simclr")),
     "study transfer": of_the_study(study_transfer),
-    "study tuning": study_tuning,
+    "study tuning": partial(study_tuning, "study_tuning.json"),
+    "study tuning of small batches": partial(study_tuning, "study_tuning_batch32.json"),
     "mask probe": mask_probe,
     "study localizers": of_the_study(study_localizers),
     "study hidden": of_the_study(study_hidden),

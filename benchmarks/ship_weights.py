@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import yaml
-from render import CROPS, PLAIN_CROPS
+from render import CROPS, PLAIN_CROPS, SIMCLR_CROPS
 
 from mmsalmask.checkpoint import describe, find_backbone, load_checkpoint, save_backbone
 from mmsalmask.cli import report_errors
@@ -33,6 +33,7 @@ METHODS = {
     "high-pass, no hard negatives": "mocov2-salmask-highpass-nohard",
     CROPS: "mocov2-objectcrops-highpass",
     PLAIN_CROPS: "mocov2-objectcrops",
+    SIMCLR_CROPS: "simclr-objectcrops-highpass",
 }
 KEPT = ("command", "commit", "hardware", "python", "torch", "threads", "seed")
 KEPT += ("pretraining_seconds", "curves")

@@ -42,6 +42,7 @@ from render import (
     CROPS,
     ONE_CROP,
     PLAIN_CROPS,
+    SIMCLR_CROPS,
     markdown,
     study_grids,
     study_hidden,
@@ -129,7 +130,6 @@ BASELINE, UNTRAINED = "plain MoCo v2", "untrained"
 NET_CROPS = "high-pass filter, local crops on the object by MobileNetV2"
 # Trained at commit cadda0e, whose localizer for it is not kept.
 OVERLAP_CROPS = "high-pass filter, local crops on what both views show"
-SIMCLR_CROPS = "SimCLR, high-pass filter, local crops on the object"
 RANDOM = "MSCN"  # the masks of saliency have to beat random ones
 # Rows minus rows, by the name that the pairs have in the file of --json.
 PAIRS = {

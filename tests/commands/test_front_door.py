@@ -36,7 +36,7 @@ def test_doctor_says_in_ten_lines_that_all_is_well(monkeypatch, capsys):
         "GPU",
         "NMS",
         "TensorBoard",
-        "10 encoders",
+        "11 encoders",
     ):
         assert word in out
 
