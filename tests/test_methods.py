@@ -176,8 +176,8 @@ def watch(run: Run, batch: int) -> None:
 
         return count_views
 
-    def contrast(*args):
-        run.contrasts.append((args, result := original(*args)))
+    def contrast(*args, **parts):
+        run.contrasts.append((args, result := original(*args, **parts)))
         return result
 
     for name in ("backbone", "momentum_encoder", "target_net", "mask_net"):

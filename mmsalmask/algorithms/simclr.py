@@ -31,7 +31,8 @@ class MaskedSimCLR(MaskedAlgorithm):
 
     Args:
         backbone, neck: configs of the encoder.
-        head: config of a head with ``loss(first, second, hard_negatives, negatives, crops)``.
+        head: config of a head with ``loss(first, second, hard_negatives, negatives)``, which gets
+            ``crops=…``, too, where there are local crops.
         data_preprocessor: config; a ``mmsalmask.MaskingDataPreprocessor`` without a masker where
             there is none.
         init_cfg: as in mmengine.
@@ -61,12 +62,13 @@ class MaskedSimCLR(MaskedAlgorithm):
         views = self._embed(torch.cat([first_view, second_view]))
         with kept_statistics([self.backbone, self.neck]):
             hard = [self._embed(view) for view in hard_views]
-            crops = None if local_crops is None else self._embed(local_crops)
+            # A head of a user's own need not know of crops.
+            crops = {} if local_crops is None else {"crops": self._embed(local_crops)}
         return self.head.loss(
             *views.chunk(2),
             torch.stack(hard, dim=1) if hard else None,
             of_other_processes(views),
-            crops,
+            **crops,
         )
 
     def _embed(self, views: Tensor) -> Tensor:
