@@ -61,11 +61,14 @@ def refusal_of(error: BaseException) -> str | None:
         return None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = [place for place, frame in enumerate(frames) if frame.f_code.co_name == _BUILDER]
-    inner = frames[built[-1] + 1 :] if built else []
-    files = [frame.f_code.co_filename for frame in inner]
-    if not files or not all(f.startswith(_libraries()) and _PACKAGE not in f for f in files):
+    if not built:
         return None
     known = frames[built[-1]].f_locals
+    files = [frame.f_code.co_filename for frame in frames[built[-1] + 1 :]]
+    of_library = all(f.startswith(_libraries()) and not f.startswith(_PACKAGE) for f in files)
+    # Without a class yet, the registry was still looking for it.
+    if not files or not of_library or "obj_cls" not in known:
+        return None
     short = {name: repr(value) for name, value in known["args"].items() if name != "params"}
     settings = ", ".join(f"{name}={told}" for name, told in short.items() if len(told) <= _SHORT)
     reason = str(error).strip().partition("\n")[0]

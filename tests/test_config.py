@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -550,6 +551,12 @@ def test_a_part_of_the_users_own_that_fails_keeps_its_traceback():
         MODELS.build(dict(type=Picky, channels=-1))
     with pytest.raises(ModuleNotFoundError), report_errors():
         MODELS.build(dict(type=importlib.import_module, name="no_such_module"))
+
+
+def test_an_error_while_a_class_is_looked_for_passes_untouched(monkeypatch):
+    monkeypatch.setattr(type(OPTIMIZERS), "get", staticmethod(json.loads))  # of a library, fails
+    with pytest.raises(ValueError, match="Expecting value"), report_errors():
+        OPTIMIZERS.build(dict(type="AdamW"))
 
 
 def test_a_tool_ends_without_a_traceback():
