@@ -605,15 +605,16 @@ WHOLE = "must be an integer of at least"
 WRONG = {
     "optim_wrapper.optimizer.lr": (["abc", -0.1, float("nan")], NUMBER),
     "optim_wrapper.optimizer.weight_decay": ([-1, "x"], NUMBER),
+    "optim_wrapper.optimizer.dampening": (["abc", -1], NUMBER),
     "optim_wrapper.optimizer.nesterov": (["yes", 1], "must be True or False"),
     "param_scheduler": (
         [[dict(type="CosineAnnealingLR", T_max=length)] for length in (-3, 0, 1.5)],
         f"param_scheduler.0.T_max {WHOLE} 1",
     ),
-    "train_dataloader.batch_size": ([-3, 0, 2.5, "four"], f"{WHOLE} 1"),
+    "train_dataloader.batch_size": ([-3, 0, 2.5, "four", None], f"{WHOLE} 1"),
     "val_dataloader.batch_size": ([0], f"{WHOLE} 1"),
-    "train_dataloader.num_workers": ([-1, 0.5], f"{WHOLE} 0"),
-    "train_cfg.max_epochs": ([-1, 0, 1.5, "ten"], f"{WHOLE} 1"),
+    "train_dataloader.num_workers": ([-1, 0.5, None], f"{WHOLE} 0"),
+    "train_cfg.max_epochs": ([-1, 0, 1.5, "ten", None], f"{WHOLE} 1"),
     "train_cfg.val_interval": ([0], f"{WHOLE} 1"),
     "model.backbone.depth": ([19, "18"], "but ResNet comes in depths 18, 34, 50, 101, 152"),
     "model": ([None, 5, []], "must be a dict with a 'type'"),
@@ -628,6 +629,7 @@ WRONG = {
     "fast_step": ([1, "no"], "must be True or False"),
     "compile_encoders": (["no"], "must be True or False"),
     "randomness.seed": (["abc", -1, 0.5, 2**32], "must be an integer from 0 to 2**32 - 1"),
+    "env_cfg.mp_cfg.mp_start_method": (["spwan", 1], "must be one of fork, spawn, forkserver"),
     "log_level": (["LOUD", "info", 0.5], "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
 }
 
@@ -649,6 +651,7 @@ def test_a_value_that_cannot_work_is_refused_by_its_key(small, key, value):
     [
         {"optim_wrapper.optimizer.lr": 0, "randomness.seed": None, "log_level": "DEBUG"},
         {"train_dataloader.num_workers": 4, "log_level": 20, "model.backbone.depth": 50},
+        {"optim_wrapper.clip_grad": None, "env_cfg.mp_cfg.mp_start_method": "spawn"},
     ],
 )
 def test_values_that_work_are_left_alone(small, options):

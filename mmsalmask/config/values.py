@@ -5,6 +5,7 @@ traceback from inside a library, or in a run that learns nothing.
 """
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,16 +34,20 @@ def check_values(cfg: Config) -> None:
     if "model" in cfg and not isinstance(cfg.model, dict):
         raise InputError(f"model must be a dict with a 'type', got {cfg.model!r}")
     for path, check in _RULES.items():
-        holder, _, key = path.rpartition(".")
-        section = cfg.get(holder) if holder else cfg
-        if isinstance(section, dict | Config) and section.get(key) is not None:
+        *holders, key = path.split(".")
+        section = cfg
+        for holder in holders:
+            section = section.get(holder) if isinstance(section, dict | Config) else None
+        if not isinstance(section, dict | Config) or key not in section:
+            continue
+        if section[key] is not None or path not in _OPTIONAL:
             check(path, section[key])
     logger = (cfg.get("default_hooks") or {}).get("logger") or {}
     if "interval" in logger:
         check_integer("default_hooks.logger.interval", logger["interval"])
     for name, optimizer in optimizers(cfg):
         _check_momentum(f"{name}.momentum", optimizer.get("momentum", 0))
-        for key in ("lr", "weight_decay"):
+        for key in ("lr", "weight_decay", "dampening"):
             if key in optimizer:
                 _check_step_size(f"{name}.{key}", optimizer[key])
         check_flag(f"{name}.nesterov", optimizer.get("nesterov", False))
@@ -130,6 +135,12 @@ def _check_level(name: str, value: Any) -> None:
         raise InputError(f"{name} must be one of {', '.join(_LEVELS)}, got {value!r}")
 
 
+def _check_start_method(name: str, value: Any) -> None:
+    methods = multiprocessing.get_all_start_methods()
+    if value not in methods:
+        raise InputError(f"{name} must be one of {', '.join(methods)}, got {value!r}")
+
+
 _RULES: dict[str, Callable[[str, Any], Any]] = {
     **{f"{loader}.batch_size": check_integer for loader in _LOADERS},
     **{f"{loader}.num_workers": _check_workers for loader in _LOADERS},
@@ -139,8 +150,18 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "optim_wrapper.optimizer": check_part,
     "optim_wrapper.accumulative_counts": check_integer,
     "optim_wrapper.clip_grad": _check_clip,
+    "env_cfg.mp_cfg.mp_start_method": _check_start_method,
     "randomness.seed": _check_seed,
     "fast_step": check_flag,
     "compile_encoders": check_flag,
     "log_level": _check_level,
 }
+# Where None stands for "without", as mmengine reads it.
+_OPTIONAL = (
+    "optim_wrapper.optimizer",
+    "optim_wrapper.clip_grad",
+    "env_cfg.mp_cfg.mp_start_method",
+    "randomness.seed",
+    "fast_step",
+    "compile_encoders",
+)
