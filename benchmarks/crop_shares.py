@@ -2,15 +2,30 @@
 
     python benchmarks/crop_shares.py [--draws 20] [--json benchmarks/results/crop_shares.json]
 
-Views of coco-mini's photos are cut as a training cuts them, and windows out of those as
-``SaliencyMasker(local_crops=2)`` does: at random, near the centre, by two localizers, where the
-other view of the photo lies, and on the true object, which no localizer can beat. MobileNetV2 has
-learned from ImageNet's labels and is downloaded (14 MB); it looks at whole photos, as for a cache.
+Views of coco-mini's photos, and of Imagenette's zoomed out (:mod:`small_objects`), are cut as a
+training cuts them, and windows out of those as ``SaliencyMasker(local_crops=2)`` does: at random,
+near the centre, by two localizers, where the other view of the photo lies, and on the true object,
+which no localizer can beat. MobileNetV2 has learned from ImageNet's labels and is downloaded
+(14 MB); it looks at whole photos, as for a cache.
 """
 
+import tempfile
+from itertools import islice
+
+import numpy as np
 import torch
-from localizers import MOBILENET, trained_net, unpacked_photos
+import torch.nn.functional as F
+from localizers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MOBILENET,
+    SIDE,
+    trained_net,
+    unpacked_photos,
+)
+from photos import unpack
 from shares import measured
+from small_objects import zoomed_photos
 from torch import Generator, Tensor
 
 from mmsalmask.augmentation.crops import crop_and_resize, random_boxes
@@ -18,7 +33,7 @@ from mmsalmask.cli import report_errors
 from mmsalmask.masking.local_crops import local_crops
 from mmsalmask.saliency import BoundaryPriorSaliency, CentrePriorSaliency, Frozen, cut
 
-SIDE, WINDOWS = 64, 2
+VIEW, WINDOWS = 64, 2
 
 
 @torch.no_grad()
@@ -73,14 +88,27 @@ def _inside(boxes: Tensor, images: Tensor) -> Tensor:
 
 
 def _cut(images: Tensor, boxes: Tensor) -> Tensor:
-    return crop_and_resize(images, boxes, torch.zeros(len(boxes), dtype=torch.bool), SIDE)
+    return crop_and_resize(images, boxes, torch.zeros(len(boxes), dtype=torch.bool), VIEW)
+
+
+def zoomed_imagenette() -> tuple[Tensor, Tensor]:
+    """Every 39th test photo, zoomed out: normalised (100, 3, 112, 112), and where it lies, bool."""
+    with tempfile.TemporaryDirectory() as folder:
+        zoomed = zoomed_photos(unpack("imagenette_112", folder) / "val")
+        _, photos, places = zip(*islice(zoomed, 0, None, 39), strict=True)
+    images = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 255
+    return (images - IMAGENET_MEAN) / IMAGENET_STD, torch.from_numpy(np.stack(places))
 
 
 def main(draws: int, seed: int) -> dict:
-    images, objects = unpacked_photos()
     net = Frozen(trained_net("mobilenet_v2", MOBILENET))
-    maps = torch.cat([net(part) for part in images.split(20)])
-    return measure(images, objects, maps, draws, seed)
+    sets = {"coco-mini": unpacked_photos(), "Imagenette, zoomed out": zoomed_imagenette()}
+    found = {}
+    for name, (images, objects) in sets.items():
+        enlarged = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+        maps = torch.cat([net(part) for part in enlarged.split(20)])
+        found[name] = measure(images, objects, maps, draws, seed)
+    return found
 
 
 if __name__ == "__main__":

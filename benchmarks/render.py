@@ -605,11 +605,12 @@ def mask_shares() -> str:
 def crop_shares() -> str:
     data = result("crop_shares.json")
     rows = [
-        [place, *(f"{found[part]:.1f}" for part in ("object", "key", "both"))]
-        for place, found in data["results"].items()
+        [photos, place, *(f"{found[part]:.1f}" for part in ("object", "key", "both"))]
+        for photos, places in data["results"].items()
+        for place, found in places.items()
     ]
-    header = ["windows", "of the object, %", "of what the key shows, %", "of both, %"]
-    return markdown(header, rows) + origin(data)
+    header = ["photos", "windows", "of the object, %", "of what the key shows, %", "of both, %"]
+    return markdown(header, rows, words=2) + origin(data)
 
 
 def twin(data: dict) -> str:

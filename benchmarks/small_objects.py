@@ -10,6 +10,7 @@ mirrored again and again:
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,14 @@ from rich.progress import track
 
 from mmsalmask.cli import report_errors
 
+SHARE = 0.5  # of a photo's side
 CORNER = 3  # a corner is this part of the photo's side
 FEATHER = 4  # pixels over which the small photo fades into what is around it
 
 
-def zoomed_out(photo: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+def zoomed_out(
+    photo: np.ndarray, share: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A photo at ``share`` of its size, at a random place in the mirrored pixels of its corner.
 
     Args:
@@ -32,7 +36,7 @@ def zoomed_out(photo: np.ndarray, share: float, random: np.random.Generator) -> 
         random: draws the corner and the place.
 
     Returns:
-        (S, S, 3) uint8.
+        (S, S, 3) uint8; the pixels in which the small photo lies, bool (S, S).
     """
     side, corner = len(photo), len(photo) // CORNER
     rows, columns = random.choice([0, side - corner], 2)
@@ -45,25 +49,41 @@ def zoomed_out(photo: np.ndarray, share: float, random: np.random.Generator) -> 
     ramp = np.minimum(1, np.minimum(steps, steps[::-1]) / FEATHER)
     weight = (ramp[:, None] * ramp)[..., None]
     y, x = random.integers(0, side - small + 1, 2)
-    place = whole[y : y + small, x : x + small]
-    place += weight * (shrunk - place)
-    return whole.round().astype(np.uint8)
+    place = slice(y, y + small), slice(x, x + small)
+    whole[place] += weight * (shrunk - whole[place])
+    inside = np.zeros((side, side), bool)
+    inside[place] = True
+    return whole.round().astype(np.uint8), inside
+
+
+def zoomed_photos(
+    source: Path, share: float = SHARE, seed: int = 0
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """:func:`zoomed_out` of every JPEG below a folder, with its path there.
+
+    A photo's corner and place depend on the seed and on how many others come before it.
+    """
+    for number, path in enumerate(sorted(source.rglob("*.jpg"))):
+        photo = np.asarray(Image.open(path).convert("RGB"))
+        zoomed = zoomed_out(photo, share, np.random.default_rng([seed, number]))
+        yield path.relative_to(source), *zoomed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where train/ and val/ are written")
-    parser.add_argument("--share", type=float, default=0.5, help="of a photo's side (%(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=SHARE, help="of a photo's side (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as unpacked:
         source = unpack("imagenette_112", unpacked)
-        for number, path in enumerate(track(sorted(source.rglob("*.jpg")), "photos")):
-            random = np.random.default_rng([arguments.seed, number])
-            photo = np.asarray(Image.open(path).convert("RGB"))
-            file = arguments.folder / path.relative_to(source)
+        photos = zoomed_photos(source, arguments.share, arguments.seed)
+        for path, photo, _ in track(photos, "photos", total=len(list(source.rglob("*.jpg")))):
+            file = arguments.folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(zoomed_out(photo, arguments.share, random)).save(file, quality=95)
+            Image.fromarray(photo).save(file, quality=95)
 
 
 if __name__ == "__main__":
