@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from photos import unpack
 from PIL import Image
@@ -84,6 +85,10 @@ def main() -> None:
             file = arguments.folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(photo).save(file, quality=95)
+    classes = sorted((arguments.folder / "val").iterdir())
+    first = [cv2.imread(str(min(folder.iterdir()))) for folder in classes]
+    cv2.imwrite(str(arguments.folder / "first.png"), cv2.hconcat(first))
+    print(f"{arguments.folder}: train, val, and first.png with a photo of each class")
 
 
 if __name__ == "__main__":
