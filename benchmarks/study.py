@@ -159,6 +159,7 @@ PAIRS = {
         "high-pass, no hard negatives": (RANDOM,),
         "blur": ("blur, random patches",),
         "mean": ("mean, random patches",),
+        "low-pass": ("low-pass, random patches",),
     },
     "simclr": {
         "SimCLR, high-pass": (
@@ -170,6 +171,7 @@ PAIRS = {
         SIMCLR_CROPS: (
             "SimCLR, high-pass filter, no masks",
             "SimCLR, high-pass filter, local crops anywhere",
+            "SimCLR, high-pass filter, local crops near the centre",
         ),
     },
 }
@@ -234,6 +236,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     ),
     "mean, random patches": ("mocov2-salmask-mean", [f"{MASKER}.patches=random"]),
     "blur, random patches": ("mocov2-salmask-blur", [f"{MASKER}.patches=random"]),
+    "low-pass, random patches": ("mocov2-salmask-lowpass", [f"{MASKER}.patches=random"]),
     "high-pass, random patches": ("mocov2-salmask-highpass", [f"{MASKER}.patches=random"]),
     "mean, both views": ("mocov2-salmask-mean", [f"{MASKER}.masked_views=both"]),
     "mean, ρ = 1": ("mocov2-salmask-mean", ["model.head.penalty=1.0"]),
@@ -254,6 +257,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "SimCLR, high-pass filter, local crops anywhere": (
         "simclr-objectcrops-highpass",
         [f"{MASKER}.localizer=None", f"{MASKER}.patches=random"],
+    ),
+    "SimCLR, high-pass filter, local crops near the centre": (
+        "simclr-objectcrops-highpass",
+        [f"{MASKER}.localizer.type=mmsalmask.CentrePriorSaliency"],
     ),
 }
 # Rows whose localizer is a net that runs once on whole photos, with their demo recipes: the study's
