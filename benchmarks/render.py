@@ -418,6 +418,17 @@ def study_seeds(data: dict) -> str:
     return markdown(["pretraining", "kNN top-1 % by seed", "− plain", "minutes"], rows)
 
 
+def small_objects(data: dict) -> str:
+    """kNN and linear top-1 by seed, on photos whose objects are small and anywhere."""
+    rows = []
+    for name, runs in data["results"].items():
+        each = [", ".join(f"{run['top1']:.1f}" for run in runs.values())]
+        cells = [over_seeds(list(runs.values()), key) for key in ("linear_top1", "top1")]
+        rows.append([name, *cells, *each])
+    header = ["pretraining", "linear top-1 %", "kNN top-1 %", "kNN top-1 % by seed"]
+    return markdown(header, rows) + origin(data) + _runs_origin(data)
+
+
 def study_pairs(data: dict, pairs: str) -> str:
     """How far some rows are ahead of others, paired by seed."""
     rows = []
@@ -759,6 +770,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "study in groups": lambda: study_rows(result("study_small_groups.json")),
     "study seeds": of_the_study(study_seeds),
     "study crops": of_the_study(partial(study_pairs, pairs="object_crops")),
+    "small objects": lambda: small_objects(result("study_small_objects.json")),
+    "small object pairs": lambda: study_pairs(result("study_small_objects.json"), "object_crops"),
     "study twins": of_the_study(partial(study_pairs, pairs="random_twins")),
     "study simclr": of_the_study(partial(study_pairs, pairs="simclr")),
     "study transfer": of_the_study(study_transfer),
