@@ -12,6 +12,7 @@ import csv
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -445,13 +446,14 @@ def study_pairs(data: dict, pairs: str) -> str:
 def _runs_origin(data: dict) -> str:
     """Where the runs themselves come from, which need not be where their page was made."""
     runs = [run for by_seed in data["results"].values() for run in by_seed.values()]
-    found = {
-        f"commit {run['commit']}, {run['hardware']}, torch {run['torch']}"
-        + (f", {run['amp'] or 'float32'}" if "amp" in run else "")
-        for run in runs
-        if run.get("pretraining_seconds") and "commit" in run
-    }
-    return f"Trained: {'; '.join(sorted(found))}.\n" if found else ""
+    found = defaultdict(set)
+    for run in runs:
+        if run.get("pretraining_seconds") and "commit" in run:
+            precision = f", {run['amp'] or 'float32'}" if "amp" in run else ""
+            place = f"{run['hardware']}, torch {run['torch']}{precision}"
+            found[place].add(run["commit"])
+    told = (f"{', '.join(sorted(commits))} on {place}" for place, commits in sorted(found.items()))
+    return f"Trained at commits {'; '.join(told)}.\n" if found else ""
 
 
 def study_transfer(data: dict) -> str:
