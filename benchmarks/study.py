@@ -176,6 +176,7 @@ PAIRS = {
     },
 }
 MASKER = "model.data_preprocessor.masker"
+AUGMENT = "model.data_preprocessor.augment"
 STRATEGY = f"{MASKER}.strategy"
 # Name → demo recipe, overrides.
 ROWS: dict[str, tuple[str, list[str]]] = {
@@ -203,7 +204,19 @@ ROWS: dict[str, tuple[str, list[str]]] = {
             f"{MASKER}.hard_negatives=0",
         ],
     ),
-    # a use of saliency that hides nothing, and the same without saliency
+    # uses of saliency that hide nothing, and the same without saliency
+    "high-pass filter, views on the object": (
+        "mocov2-filtered",
+        [f"{AUGMENT}.localizer.type=mmsalmask.BoundaryPriorSaliency"],
+    ),
+    "high-pass filter, views near the centre": (
+        "mocov2-filtered",
+        [f"{AUGMENT}.localizer.type=mmsalmask.CentrePriorSaliency"],
+    ),
+    "views on the object": (
+        "mocov2",
+        [f"{AUGMENT}.localizer.type=mmsalmask.BoundaryPriorSaliency"],
+    ),
     CROPS: ("mocov2-objectcrops-highpass", []),
     "high-pass filter, local crops anywhere": (
         "mocov2-objectcrops-highpass",

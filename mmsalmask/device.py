@@ -8,8 +8,11 @@ from torch import Tensor
 
 
 def upload(drawn: Tensor, device: torch.device) -> Tensor:
-    """A small CPU tensor on the device; on a GPU the copy is queued, the host goes on at once."""
-    if device.type == "cuda":
+    """A small CPU tensor on the device; on a GPU the copy is queued, the host goes on at once.
+
+    One that is there already stays.
+    """
+    if device.type == "cuda" and drawn.device.type == "cpu":
         drawn = drawn.pin_memory()
     return drawn.to(device, non_blocking=True)
 

@@ -86,9 +86,9 @@ def _alike(inputs: Tensor | list[Tensor]) -> bool:
 
 
 def build_augmentation(config: dict) -> DeviceAugmentation:
-    """The augmentation that a config describes, with its views built."""
+    """The augmentation that a config describes, with its views and its localizer built."""
     config = dict(check_part("augment", config))
-    for part in ("view", "key"):
+    for part in ("view", "key", "localizer"):
         if config.get(part) is not None:
             config[part] = MODELS.build(check_part(f"augment.{part}", config[part]))
     return MODELS.build(config)

@@ -61,6 +61,57 @@ def random_boxes(
     return torch.stack([x, y, x + w, y + h], 1)
 
 
+def other_places(
+    boxes: Tensor, sizes: Tensor, number: int, generator: Generator | None = None
+) -> Tensor:
+    """So many further places of each box, every place in the image equally likely.
+
+    Args:
+        boxes: (N, 4) x0, y0, x1, y1 in whole pixels, as :func:`random_boxes` draws them.
+        sizes: (N, 2), height and width of each image in pixels, integers.
+        number: places per box.
+        generator: on the device of ``sizes``; the global one where absent.
+
+    Returns:
+        (N, number, 4) float32, boxes of the same width and height.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2])[:, None]
+    room = sizes.flip(1)[:, None] - sides
+    place = torch.rand(len(boxes), number, 2, generator=generator, device=sizes.device)
+    corner = (place * (room + 1)).floor().minimum(room)
+    return torch.cat([corner, corner + sides], -1)
+
+
+def most_salient(boxes: Tensor, saliency: Tensor) -> Tensor:
+    """Of the boxes of each image, which are of one size, the one that holds most saliency.
+
+    Args:
+        boxes: (V·N, K, 4) x0, y0, x1, y1 as shares of the image's width and height; first K boxes
+            of each image, then the next K of each, …
+        saliency: (N, h, w) of the whole images, on the device of the boxes; a cell counts by the
+            share of it that lies inside.
+
+    Returns:
+        (V·N,) int64, the places of the chosen among the K.
+
+    >>> saliency = torch.zeros(1, 4, 4)
+    >>> saliency[:, 2:, 2:] = 1.0
+    >>> most_salient(torch.tensor([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]]), saliency)
+    tensor([1])
+    """
+    x0, y0, x1, y1 = boxes.unflatten(0, (-1, len(saliency))).unbind(-1)
+    height, width = saliency.shape[1:]
+    rows, columns = _overlap(y0, y1, height), _overlap(x0, x1, width)
+    return torch.einsum("vnkh,nhw,vnkw->vnk", rows, saliency, columns).argmax(-1).flatten()
+
+
+def _overlap(start: Tensor, end: Tensor, cells: int) -> Tensor:
+    """(…, cells): how much of each of so many cells lies between start and end, shares of all."""
+    first = torch.arange(cells, device=start.device)
+    start, end = (cells * each[..., None] for each in (start, end))
+    return (end.minimum(first + 1) - start.maximum(first)).clamp_(min=0)
+
+
 def crop_and_resize(
     images: Tensor,
     boxes: Tensor,
@@ -76,9 +127,10 @@ def crop_and_resize(
 
     Args:
         images: (N, C, H, W), uint8 or float32.
-        boxes: (V·N, 4) float32 on the CPU, x0, y0, x1, y1 in pixels of ``images``, not empty, any
-            fractions; first one box of each image, then the second of each, …
-        flip: (V·N,) bool on the CPU, mirror left to right.
+        boxes: (V·N, 4) float32, x0, y0, x1, y1 in pixels of ``images``, not empty, any fractions;
+            first one box of each image, then the second of each, …
+        flip: (V·N,) bool, mirror left to right; on the device of the boxes, the CPU's or the
+            images'.
         size: height and width of the views in pixels.
         interpolation: ``bicubic`` may overshoot the range of the pixels.
 
@@ -124,7 +176,7 @@ def _resize_matrices(
     """(N, V, size, source) on the device: row i holds the weights of output pixel i.
 
     They sum to one. Only the few that may differ from zero are computed. Starts, ends and flips are
-    (V·N,) on the CPU.
+    (V·N,).
     """
     kernel, reach = _KERNELS[interpolation]
     drawn = torch.stack([start, end, flip.float()], 1).view(-1, number, 3).transpose(0, 1)

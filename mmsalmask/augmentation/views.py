@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from mmsalmask.augmentation.colours import (
     gaussian_blur_each,
@@ -19,11 +19,18 @@ from mmsalmask.augmentation.colours import (
     to_grey,
     turn_place,
 )
-from mmsalmask.augmentation.crops import check_interpolation, crop_and_resize, random_boxes
+from mmsalmask.augmentation.crops import (
+    check_interpolation,
+    crop_and_resize,
+    most_salient,
+    other_places,
+    random_boxes,
+)
 from mmsalmask.checks import check_integer, check_positive_range, check_share, is_number
 from mmsalmask.device import upload, without_autocast
 from mmsalmask.errors import InputError
 from mmsalmask.saliency.crops import Crops
+from mmsalmask.saliency.frozen import Frozen
 
 # Brightness, contrast and saturation are factors, hue is added.
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)
@@ -220,15 +227,28 @@ class DeviceAugmentation:
 
     Random numbers come from the CPU's global generator, or from one that is given.
 
+    With a localizer, crops lie on the object: of the places that are drawn for a crop, area and
+    aspect being what they are without, it takes the most salient.
+
     Args:
         view: what makes the views, a :class:`RandomView`.
         key: what makes the second one, where it is made otherwise (BYOL).
+        localizer: a :class:`~mmsalmask.saliency.Localizer` without weights, which looks at the
+            whole images; ``None`` for crops anywhere.
+        places: how many are drawn for each crop where there is a localizer.
 
     Raises:
-        InputError: if there is no view, or the two views differ in size or interpolation.
+        InputError: if there is no view, the two views differ in size or interpolation, or the
+            localizer is none, or one of crops.
     """
 
-    def __init__(self, view: RandomView, key: RandomView | None = None) -> None:
+    def __init__(
+        self,
+        view: RandomView,
+        key: RandomView | None = None,
+        localizer: nn.Module | None = None,
+        places: int = 4,
+    ) -> None:
         for name, one in (("view", view), ("key", view if key is None else key)):
             if not isinstance(one, RandomView):
                 raise InputError(f"{name} of DeviceAugmentation must be a RandomView, got {one!r}")
@@ -242,6 +262,13 @@ class DeviceAugmentation:
                 "the two views must have one interpolation, got "
                 f"{view.interpolation} and {self.views[1].interpolation}"
             )
+        self.localizer = None if localizer is None else Frozen(localizer)
+        if self.localizer is not None and self.localizer.needs == "crops":
+            raise InputError(
+                "the localizer of DeviceAugmentation looks at whole images, which "
+                f"{type(localizer).__name__} does not: take one without weights"
+            )
+        self.places = check_integer("places", places)
 
     @torch.no_grad()
     def __call__(
@@ -265,18 +292,26 @@ class DeviceAugmentation:
         full = sizes.flip(1).repeat(2, 2)  # width, height, width, height
         height, width = images.shape[2:]
         stored = draws.box.new_tensor([width, height, width, height])
-        device = images.device
+        device, boxes, flip = images.device, draws.box, draws.flip
         with without_autocast(device):
+            if self.localizer is not None:
+                more = other_places(boxes, sizes.repeat(2, 1), self.places - 1, generator)
+                boxes = upload(torch.cat([boxes[:, None], more], 1), device)
+                full, stored = upload(full, device), upload(stored, device)
+                flip = upload(flip, device)
+                chosen = most_salient(boxes / full[:, None], self.localizer(images.float()))
+                boxes = boxes.take_along_dim(chosen[:, None, None], 1)[:, 0]
             views = crop_and_resize(
                 images,
                 # Multiplied first: where an image kept its size, its box stays whole.
-                draws.box * stored / full,
-                draws.flip,
+                boxes * stored / full,
+                flip,
                 self.views[0].size,
                 self.views[0].interpolation,
             )
             views = _settled(views, images)
             _colour(views, draws, max(view.blur_sigma[1] for view in self.views))
-        box, flip = upload(draws.box / full, device).chunk(2), upload(draws.flip, device).chunk(2)
-        crops = tuple(Crops(index, *part) for part in zip(box, flip, strict=True))
+        shares, mirrored = upload(boxes / full, device), upload(flip, device)
+        cut = zip(shares.chunk(2), mirrored.chunk(2), strict=True)
+        crops = tuple(Crops(index, *part) for part in cut)
         return list(views.chunk(2)), crops
