@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop as Reference
 
 from mmsalmask.augmentation import crop_and_resize, random_boxes
+from mmsalmask.augmentation.crops import most_salient, other_places
 
 DRAWS = 4000
 
@@ -102,6 +103,41 @@ def test_boxes_are_by_default_those_of_moco():
     sizes, seeded = torch.tensor([[300, 200]] * 50), torch.Generator().manual_seed
     boxes = random_boxes(sizes, generator=seeded(0))
     assert torch.equal(boxes, random_boxes(sizes, (0.2, 1.0), (3 / 4, 4 / 3), seeded(0)))
+
+
+def test_other_places_of_a_box_are_equally_likely():
+    sizes = torch.tensor([[30, 50], [40, 20]])
+    boxes = torch.tensor([[4.0, 3.0, 44.0, 23.0], [0.0, 1.0, 20.0, 31.0]])
+    places = other_places(boxes, sizes, DRAWS, torch.Generator().manual_seed(0))
+    assert torch.equal(places, other_places(boxes, sizes, DRAWS, torch.Generator().manual_seed(0)))
+    assert other_places(boxes, sizes, 0).shape == (2, 0, 4)
+    for box, size, found in zip(boxes, sizes, places, strict=True):
+        assert torch.equal(found[:, 2:] - found[:, :2], (box[2:] - box[:2]).expand(DRAWS, 2))
+        for start, room in zip(found[:, :2].T, size.flip(0) - (box[2:] - box[:2]), strict=True):
+            values, counts = start.unique(return_counts=True)
+            assert values.tolist() == list(range(int(room) + 1))
+            expected = DRAWS / len(values)
+            assert (counts - expected).abs().max() < 5 * expected**0.5
+
+
+def test_the_most_salient_box_holds_the_largest_sum_of_its_map():
+    """Each cell spread over ten pixels a side, of which a box of whole pixels holds some."""
+    random = np.random.default_rng(0)
+    images, number, cells, fine = 3, 5, (4, 6), 10
+    saliency = torch.from_numpy(random.normal(size=(images, *cells))).float()
+    spread = saliency.repeat_interleave(fine, 1).repeat_interleave(fine, 2)
+    height, width = spread.shape[1:]
+    sides = random.integers(8, 24, (2 * images, 1, 2))
+    corners = random.integers(0, [width - 23, height - 23], (2 * images, number, 2))
+    boxes = torch.from_numpy(np.concatenate([corners, corners + sides], 2))
+    expected = []
+    for place, candidates in enumerate(boxes.tolist()):
+        whole = spread[place % images]
+        sums = [whole[y0:y1, x0:x1].sum().item() for x0, y0, x1, y1 in candidates]
+        expected.append(int(np.argmax(sums)))
+    shares = boxes / torch.tensor([width, height, width, height])
+    assert most_salient(shares, saliency).tolist() == expected
+    assert len(set(expected)) > 2
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from mmsalmask.augmentation import (
 )
 from mmsalmask.data import read_image, read_whole
 from mmsalmask.errors import InputError
+from mmsalmask.saliency import BoundaryPriorSaliency
 
 BASES = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "datasets"
 NUMBER = 6000
@@ -265,6 +267,66 @@ def test_a_key_of_its_own_is_made_as_it_says():
     assert first.diff(dim=-1).abs().mean() < second.diff(dim=-1).abs().mean() / 2
 
 
+def objects_anywhere(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bright squares on noise, uint8 (N, 3, 40, 40), and where they are, bool (N, 40, 40)."""
+    random = torch.Generator().manual_seed(5)
+    images = torch.randint(60, 100, (number, 3, 40, 40), dtype=torch.uint8, generator=random)
+    inside = torch.zeros(number, 40, 40, dtype=torch.bool)
+    corners = torch.randint(2, 26, (number, 2), generator=random).tolist()
+    for where, (y, x) in zip(inside, corners, strict=True):
+        where[y : y + 12, x : x + 12] = True
+    return torch.where(inside[:, None], torch.tensor(240, dtype=torch.uint8), images), inside
+
+
+def test_crops_lie_on_the_object_and_are_else_what_they_are_without():
+    images, objects = objects_anywhere(64)
+    batch = images, torch.arange(64), torch.tensor([[30, 60]] * 64)
+    view = RandomView(size=16, crop_area=(0.2, 0.4))
+    localized = partial(DeviceAugmentation, view, localizer=BoundaryPriorSaliency(20))
+    ways = DeviceAugmentation(view), localized(places=1), localized(), localized()
+    made = [augment(*batch, torch.Generator().manual_seed(1)) for augment in ways]
+    for views, alike in zip(made[0][0] + made[2][0], made[1][0] + made[3][0], strict=True):
+        assert torch.equal(views, alike)  # one place is no choice, and a seed repeats a choice
+    shown = []
+    for _, crops in (made[0], made[2]):
+        boxes = torch.cat([crop.box for crop in crops])
+        pairs = zip(objects.repeat(2, 1, 1), (40 * boxes).round().int().tolist(), strict=True)
+        seen = [one[y0:y1, x0:x1].sum() / 144 for one, (x0, y0, x1, y1) in pairs]
+        shown.append(torch.stack(seen).mean().item())
+    assert shown[1] > shown[0] + 0.15
+    for anywhere, placed in zip(made[0][1], made[2][1], strict=True):
+        assert torch.equal(anywhere.flip, placed.flip)
+        sides = [crop.box[:, 2:] - crop.box[:, :2] for crop in (anywhere, placed)]
+        assert torch.allclose(*sides, atol=1e-6)
+        assert (placed.box != anywhere.box).any(1).float().mean() > 0.5
+
+
+def test_a_view_on_the_object_shows_what_its_crop_says():
+    plain = RandomView(size=16, jitter_prob=0, grey_prob=0, blur_prob=0)
+    batch = photo_batch(8)
+    augment = DeviceAugmentation(plain, localizer=BoundaryPriorSaliency(20))
+    for view, crop in zip(*augment(*batch), strict=True):
+        expected = crop_and_resize(batch[0], 40 * crop.box, crop.flip, 16, "bicubic")
+        assert torch.allclose(view, expected.clamp(0, 255), atol=0.1)
+
+
+class CropsAlone(torch.nn.Module):
+    needs = "crops"  # as a cache
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (dict(localizer="BoundaryPriorSaliency"), "build the localizer first"),
+        (dict(localizer=CropsAlone()), "whole images, which CropsAlone does not"),
+        (dict(localizer=BoundaryPriorSaliency(), places=0), "places must be an integer of at"),
+    ],
+)
+def test_a_localizer_that_cannot_place_crops_is_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        DeviceAugmentation(RandomView(), **settings)
+
+
 class DeviceCalls(TorchDispatchMode):
     """Counts what is called on the meta device, which has sizes but no values to read back."""
 
@@ -278,8 +340,9 @@ class DeviceCalls(TorchDispatchMode):
         return out
 
 
-def test_nothing_waits_for_the_device_and_no_image_has_work_of_its_own():
-    augment = DeviceAugmentation(RandomView(size=16, solarize_prob=0.2))
+@pytest.mark.parametrize("localizer", [None, BoundaryPriorSaliency(20)])
+def test_nothing_waits_for_the_device_and_no_image_has_work_of_its_own(localizer):
+    augment = DeviceAugmentation(RandomView(size=16, solarize_prob=0.2), localizer=localizer)
     calls = []
     for number in (24, 96):
         images, index, sizes = photo_batch(number)
