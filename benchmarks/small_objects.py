@@ -87,8 +87,8 @@ def main() -> None:
             Image.fromarray(photo).save(file, quality=95)
     classes = sorted((arguments.folder / "val").iterdir())
     first = [cv2.imread(str(min(folder.iterdir()))) for folder in classes]
-    cv2.imwrite(str(arguments.folder / "first.png"), cv2.hconcat(first))
-    print(f"{arguments.folder}: train, val, and first.png with a photo of each class")
+    cv2.imwrite(str(arguments.folder / "first.jpg"), cv2.hconcat(first))
+    print(f"{arguments.folder}: train, val, and first.jpg with a photo of each class")
 
 
 if __name__ == "__main__":

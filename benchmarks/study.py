@@ -147,6 +147,10 @@ PAIRS = {
         ),
         ONE_CROP: ("high-pass", "blur", "mean", "high-pass filter, no masks", CROPS),
         PLAIN_CROPS: ("high-pass", "blur", "mean", BASELINE, "local crops anywhere"),
+        "high-pass filter, views on the object": (
+            "high-pass filter, no masks",
+            "high-pass filter, views near the centre",
+        ),
         NET_CROPS: (
             CROPS,
             "high-pass filter, local crops anywhere",
