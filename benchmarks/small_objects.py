@@ -78,6 +78,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if not 0 < arguments.share <= 1:
+        parser.error(f"--share is {arguments.share}; give a share above 0, up to 1")
     with tempfile.TemporaryDirectory() as unpacked:
         source = unpack("imagenette_112", unpacked)
         photos = zoomed_photos(source, arguments.share, arguments.seed)

@@ -239,7 +239,7 @@ class DeviceAugmentation:
 
     Raises:
         InputError: if there is no view, the two views differ in size or interpolation, or the
-            localizer is none, or one of crops.
+            localizer is none, looks at crops or has weights.
     """
 
     def __init__(
@@ -267,6 +267,12 @@ class DeviceAugmentation:
             raise InputError(
                 "the localizer of DeviceAugmentation looks at whole images, which "
                 f"{type(localizer).__name__} does not: take one without weights"
+            )
+        if localizer is not None and next(localizer.parameters(), None) is not None:
+            raise InputError(
+                "the localizer of DeviceAugmentation sees images before they are normalised, and "
+                f"{type(localizer).__name__} has weights that expect them normalised: take one "
+                "without weights"
             )
         self.places = check_integer("places", places)
 

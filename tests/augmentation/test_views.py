@@ -319,6 +319,7 @@ class CropsAlone(torch.nn.Module):
     [
         (dict(localizer="BoundaryPriorSaliency"), "build the localizer first"),
         (dict(localizer=CropsAlone()), "whole images, which CropsAlone does not"),
+        (dict(localizer=torch.nn.Conv2d(3, 1, 1)), "Conv2d has weights that expect them normal"),
         (dict(localizer=BoundaryPriorSaliency(), places=0), "places must be an integer of at"),
     ],
 )
